@@ -1,0 +1,47 @@
+"""A batch: what one append stores at once, with the lane position it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pitr.domain.change import Quarantined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """What a format made of its input: ``changes`` has ``DRAFT_SCHEMA``, in input order."""
+
+    changes: pa.Table
+    quarantined: tuple[Quarantined, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """One client request of a shared commit, remembered so that its retry adds nothing."""
+
+    key: str
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Changes of one lane over the positions ``[position_first, position_end)``.
+
+    ``position_first`` None lets the append take the positions from where the lane stands: for
+    inputs that have no position of their own. ``changes.position`` and the quarantined positions
+    are then relative to the batch, from 0. ``lane_state`` replaces the lane's own notes (for a
+    file: bytes read and their digest) if it is given.
+    """
+
+    lane: str
+    position_first: int | None
+    position_end: int
+    changes: pa.Table
+    quarantined: tuple[Quarantined, ...] = ()
+    lane_state: Mapping[str, Any] | None = None
+    idempotency: Idempotency | None = None
+    bytes_count: int = field(default=0)
