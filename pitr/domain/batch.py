@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,12 @@ class Batch:
     inputs that have no position of their own. ``changes.position`` and the quarantined positions
     are then relative to the batch, from 0. ``lane_state`` replaces the lane's own notes (for a
     file: bytes read and their digest) if it is given.
+
+    With ``resume`` a batch that overlaps what its lane holds already stores only the rest (a
+    client that sends again after a lost answer); without it the lane must stand exactly at
+    ``position_first`` (a consumer that must never overtake another). ``resolves`` is the id of
+    the quarantined input that these changes were made from. ``size_bytes`` is the size of the
+    input, for limits and reports.
     """
 
     lane: str
@@ -43,5 +49,7 @@ class Batch:
     changes: pa.Table
     quarantined: tuple[Quarantined, ...] = ()
     lane_state: Mapping[str, Any] | None = None
+    resume: bool = False
     idempotency: Idempotency | None = None
-    bytes_count: int = field(default=0)
+    resolves: int | None = None
+    size_bytes: int = 0

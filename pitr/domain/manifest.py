@@ -46,6 +46,11 @@ def canonical_json(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def sha256_hex(body: bytes) -> str:
+    """SHA-256, 64 hex digits."""
+    return hashlib.sha256(body).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One step of the manifest. ``previous`` is the hash of the step before, hex."""
@@ -68,7 +73,7 @@ class Entry:
 
     def hash(self) -> str:
         """SHA-256 of ``body()``, hex."""
-        return hashlib.sha256(self.body()).hexdigest()
+        return sha256_hex(self.body())
 
 
 def entry_from_body(body: bytes) -> Entry:
@@ -118,7 +123,7 @@ def _check_link(manifest: Manifest, entry: Entry, *, body: bytes, digest: str) -
         raise DataLoss(
             "a manifest entry is missing", expected=manifest.version + 1, found=entry.version
         )
-    if hashlib.sha256(body).hexdigest() != digest or entry.previous != manifest.hash:
+    if sha256_hex(body) != digest or entry.previous != manifest.hash:
         raise DataLoss("the manifest chain is broken", version=entry.version)
 
 

@@ -1,8 +1,19 @@
-"""Targets and cuts: which changes belong to the state of a moment."""
+"""Targets, as people write them, and cuts: which changes belong to the state of a moment."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
+
+from pitr.domain.change import Change
+from pitr.domain.errors import InvalidRequest
+from pitr.domain.log import Gap, LogView
+from pitr.domain.manifest import ObjectRef
+from pitr.domain.times import duration_us, time_us
+
+TRANSACTION_WINDOW = 100_000
+"""Changes around a seq target that are searched for transactions it would tear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +33,132 @@ class Cut:
         """Tell whether the change is in the state."""
         in_time = self.at_us is None or at_us <= self.at_us
         return seq < self.seq_end and in_time and (tx is None or tx not in self.without_tx)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What was asked for. One of the values is set, by ``kind``; ``text`` is as it was written."""
+
+    text: str
+    kind: Literal["latest", "time", "seq", "mark", "before_tx"]
+    at_us: int | None = None
+    seq: int | None = None
+    name: str | None = None
+
+
+def parse_target(text: str, *, now_us: int) -> Target:
+    """Read a target.
+
+    ``latest``, an RFC 3339 time with an offset, ``now-10m``, ``seq:N`` (after change N),
+    ``before-seq:N``, ``before-tx:ID``, ``mark:NAME``.
+
+    Raises:
+        InvalidRequest: It is none of these.
+    """
+    head, colon, rest = text.partition(":")
+    if text == "latest":
+        return Target(text=text, kind="latest")
+    if text == "now" or text.startswith("now-"):
+        back = duration_us(text[4:]) if text != "now" else 0
+        return Target(text=text, kind="time", at_us=now_us - back)
+    if colon and head in ("seq", "before-seq"):
+        seq = _seq(rest, text) - (1 if head == "before-seq" else 0)
+        return Target(text=text, kind="seq", seq=seq)
+    if colon and head in ("mark", "before-tx") and rest:
+        kind: Literal["mark", "before_tx"] = "mark" if head == "mark" else "before_tx"
+        return Target(text=text, kind=kind, name=rest)
+    if text.isdigit():
+        raise InvalidRequest(
+            "a bare number is not a target", hint=f"say seq:{text}, or a time", target=text
+        )
+    return Target(text=text, kind="time", at_us=time_us(text))
+
+
+def _seq(digits: str, text: str) -> int:
+    if not digits.isdigit() or int(digits) >= 2**63 - 1:
+        raise InvalidRequest("the seq is not a number", hint="write seq:42", target=text)
+    return int(digits)
+
+
+Position = Literal["before", "exact", "between", "past", "gap"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """A target against the log: which changes are in, and what lies on both sides.
+
+    ``position`` is ``before`` the first change, ``exact`` on one, ``between`` two, ``past`` the
+    last one that is captured, or inside a ``gap``. Ahead of the watermark is an error, not a
+    resolution.
+    """
+
+    target: Target
+    position: Position
+    cut: Cut
+    previous: Change | None
+    next: Change | None
+    watermark_us: int
+    gaps: tuple[Gap, ...] = ()
+    torn: dict[str, int] = field(default_factory=dict)
+
+
+def position_of(target: Target, previous: Change | None, following: Change | None) -> Position:
+    """Name where a target lies between its neighbours."""
+    if previous is None:
+        return "before"
+    if following is None and target.kind != "time":
+        return "exact"
+    if target.kind == "time" and previous.at_us != target.at_us:
+        return "past" if following is None else "between"
+    return "exact"
+
+
+def gaps_touched(gaps: Iterable[Gap], cut: Cut) -> tuple[Gap, ...]:
+    """The known holes in what ``cut`` takes in."""
+    return tuple(
+        gap
+        for gap in gaps
+        if gap.seq_end < cut.seq_end
+        and (cut.at_us is None or gap.at_min_us is None or gap.at_min_us <= cut.at_us)
+    )
+
+
+def inside_gap(gaps: Iterable[Gap], at_us: int) -> bool:
+    """Tell whether a time lies in a hole whose times are known."""
+    return any(
+        gap.at_min_us is not None
+        and gap.at_max_us is not None
+        and gap.at_min_us <= at_us <= gap.at_max_us
+        for gap in gaps
+    )
+
+
+def neighbour_objects(view: LogView, at_us: int) -> tuple[ObjectRef, ...]:
+    """The segments that can hold the last change at or before ``at_us``, or the first after it."""
+    before = [ref.at_max_us for ref in view.segments if ref.at_max_us <= at_us]
+    after = [ref.at_min_us for ref in view.segments if ref.at_min_us > at_us]
+    return tuple(
+        ref
+        for ref in view.segments
+        if ref.at_min_us <= at_us < ref.at_max_us
+        or (ref.at_max_us <= at_us and ref.at_max_us == max(before))
+        or (ref.at_min_us > at_us and ref.at_min_us == min(after))
+    )
+
+
+def torn_by_seq(near: Iterable[tuple[int, str | None]], seq_end: int) -> dict[str, int]:
+    """Find the transactions on both sides of a seq among the (seq, tx) around it.
+
+    Returns:
+        Their first seq, by transaction.
+    """
+    first: dict[str, int] = {}
+    torn: dict[str, int] = {}
+    for seq, tx in near:
+        if tx is None:
+            continue
+        if seq < seq_end:
+            first.setdefault(tx, seq)
+        elif tx in first:
+            torn[tx] = first[tx]
+    return torn

@@ -1,0 +1,1 @@
+"""The verbs: what pitr does, over the ports of the domain."""

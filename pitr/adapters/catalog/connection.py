@@ -1,0 +1,107 @@
+"""The catalog's pool of connections, and the one place that translates asyncpg's errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+import orjson
+
+from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
+
+CONNECTIONS_MAX = 8
+"""Connections of one process to the catalog."""
+
+COMMAND_TIMEOUT_S = 120.0
+"""Longest wait for one statement."""
+
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InterfaceError,
+    OSError,
+    asyncio.TimeoutError,
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what asyncpg raises into pitr's families; anything else is a bug and stays itself."""
+    try:
+        yield
+    except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
+        raise Conflict("another writer of the catalog won", cause=error) from error
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        raise InvalidRequest(
+            "the catalog refuses the connection", hint="check PITR_CATALOG_URL", cause=error
+        ) from error
+    except _UNAVAILABLE as error:
+        raise Unavailable(
+            "the catalog does not answer", cause=f"{type(error).__name__}: {error}"
+        ) from error
+
+
+async def _prepare(connection: Any) -> None:
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: orjson.dumps(value).decode(),
+        decoder=orjson.loads,
+    )
+
+
+class Connected:
+    """A catalog with a pool; the parts of the catalog are mixed into it."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        with translated():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, *, read_only: bool = False) -> AsyncIterator[Any]:
+        """One transaction: read committed to write, one frozen view to read."""
+        isolation = "repeatable_read" if read_only else "read_committed"
+        async with (
+            self._connection() as connection,
+            connection.transaction(isolation=isolation, readonly=read_only),
+        ):
+            yield connection
+
+    async def close(self) -> None:
+        """Close every connection, waiting for running statements a few seconds."""
+        try:
+            await asyncio.wait_for(self._pool.close(), timeout=5)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+async def open_pool(url: str) -> Any:
+    """Connect to the catalog's database.
+
+    Raises:
+        Unavailable: It does not answer.
+        InvalidRequest: It refuses user, password or database.
+    """
+    with translated():
+        return await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=CONNECTIONS_MAX,
+            command_timeout=COMMAND_TIMEOUT_S,
+            timeout=20,
+            init=_prepare,
+            server_settings={"application_name": "pitr", "timezone": "UTC", "jit": "off"},
+        )

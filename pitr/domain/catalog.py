@@ -1,0 +1,205 @@
+"""The catalog as services see it; the contract suite runs on every implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pitr.domain.batch import Batch
+from pitr.domain.columnar.stamp import Stamped
+from pitr.domain.errors import PitrError
+from pitr.domain.log import (
+    Appended,
+    Gap,
+    LaneState,
+    LogState,
+    LogView,
+    Mark,
+    QuarantineItem,
+    TailStats,
+)
+from pitr.domain.manifest import Entry, EntryKind, ObjectRef
+
+
+class Catalog(Protocol):
+    """Logs, lanes, tail, manifest, marks, gaps, quarantine, operations.
+
+    Every method is one transaction. All raise ``NotFound`` for a log that does not exist and
+    ``Unavailable`` when the database does not answer; their other errors are theirs to tell.
+    """
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
+
+    # Logs and lanes
+
+    async def create_log(
+        self, name: str, *, uid: str, created_us: int, manifest_hash: str
+    ) -> LogState:
+        """Make a log if there is none of that name; return it either way."""
+        ...
+
+    async def log(self, name: str) -> LogState:
+        """Return where a log stands."""
+        ...
+
+    async def logs(self) -> list[LogState]:
+        """Return every log, by name."""
+        ...
+
+    async def lanes(self, log: str, *, prefix: str = "") -> list[LaneState]:
+        """Return the lanes whose name starts with ``prefix``, by name."""
+        ...
+
+    async def head(self, log: str, lane: str) -> tuple[LogState, LaneState | None]:
+        """Return where the log and one lane stand, as of one moment."""
+        ...
+
+    async def view(
+        self, log: str, *, tail: bool = True, row: tuple[str, str] | None = None
+    ) -> LogView:
+        """Return one consistent view; ``row`` brings only what touches that (collection, key)."""
+        ...
+
+    async def torn(self, state: LogState, *, seq_end: int, at_us: int | None) -> dict[str, int]:
+        """Return the transactions on both sides of a cut, with their first seq."""
+        ...
+
+    # Appends
+
+    async def append(
+        self, log: str, batches: Sequence[Batch], *, recorded_us: int, skew_us: int
+    ) -> list[Appended | PitrError]:
+        """Add the batches to the tail at once; each is answered alone."""
+        ...
+
+    async def append_segment(
+        self,
+        log: str,
+        batch: Batch,
+        *,
+        segment: ObjectRef,
+        stamped: Stamped,
+        lane_position: int | None,
+        recorded_us: int,
+    ) -> Appended:
+        """List a durable segment that holds ``batch``; ``SequenceMoved`` if the log grew."""
+        ...
+
+    # Objects
+
+    async def tail_stats(self, log: str) -> TailStats:
+        """Return how much of the log is not sealed yet."""
+        ...
+
+    async def oldest_run(self, log: str, *, rows_max: int, bytes_max: int) -> pa.Table:
+        """Return the oldest tail changes without a hole in seq, within both limits."""
+        ...
+
+    async def seal(self, log: str, segment: ObjectRef, *, recorded_us: int) -> Entry:
+        """List a durable segment in place of the tail changes it holds; ``Conflict`` if raced."""
+        ...
+
+    async def replace_objects(
+        self,
+        log: str,
+        *,
+        kind: EntryKind,
+        add: tuple[ObjectRef, ...] = (),
+        retire: tuple[str, ...] = (),
+        expire: tuple[str, ...] = (),
+        recorded_us: int,
+    ) -> Entry:
+        """List, retire and expire objects in one entry; ``Conflict`` if the manifest moved."""
+        ...
+
+    async def retired_objects(self, log: str, *, before_us: int) -> list[ObjectRef]:
+        """Return the objects retired before ``before_us`` whose bytes are still there."""
+        ...
+
+    async def entries(
+        self, log: str, *, version_first: int, limit: int = 1_000
+    ) -> list[tuple[int, bytes, str]]:
+        """Return (version, body, hash) of manifest entries from ``version_first`` on."""
+        ...
+
+    async def published(self, log: str, version: int) -> None:
+        """Note that entries up to ``version`` are in the store."""
+        ...
+
+    # Records
+
+    async def put_mark(
+        self,
+        log: str,
+        name: str,
+        *,
+        seq_end: int | None,
+        at_us: int | None,
+        created_us: int,
+        actor: str | None,
+        reason: str | None,
+    ) -> Mark:
+        """Name a moment; ``Conflict`` if the name is taken."""
+        ...
+
+    async def marks(self, log: str) -> list[Mark]:
+        """Return the log's marks, oldest first."""
+        ...
+
+    async def mark(self, log: str, name: str) -> Mark:
+        """Return one mark; ``NotFound`` if there is none."""
+        ...
+
+    async def delete_mark(self, log: str, name: str) -> None:
+        """Forget a mark; ``NotFound`` if there is none."""
+        ...
+
+    async def quarantine(
+        self, log: str, *, status: str | None = "waiting", id_first: int = 0, limit: int = 100
+    ) -> list[QuarantineItem]:
+        """Return inputs in quarantine, oldest first."""
+        ...
+
+    async def quarantine_counts(self, log: str) -> dict[str, int]:
+        """Return how many inputs are in quarantine, by status."""
+        ...
+
+    async def dismiss(self, log: str, quarantine_id: int, *, resolved_us: int) -> None:
+        """Set an input aside for good; ``NotFound`` if it does not wait."""
+        ...
+
+    async def begin_operation(
+        self,
+        state: LogState,
+        *,
+        operation_id: str,
+        kind: str,
+        actor: str | None,
+        reason: str | None,
+        started_us: int,
+        detail: Mapping[str, Any],
+    ) -> None:
+        """Record that an operation starts."""
+        ...
+
+    async def end_operation(
+        self, operation_id: str, *, outcome: str, ended_us: int, detail: Mapping[str, Any]
+    ) -> None:
+        """Record how an operation ended."""
+        ...
+
+    async def operations(self, log: str, *, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the newest operations, newest first."""
+        ...
+
+    async def record_gap(self, log: str, gap: Gap) -> None:
+        """Record a known hole (invariant 7)."""
+        ...
+
+    async def forget_answers(self, *, before_us: int) -> int:
+        """Forget the answers to idempotent requests recorded before ``before_us``."""
+        ...

@@ -1,0 +1,102 @@
+"""When to seal, merge and snapshot: decisions only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pitr.domain.limits import Limits
+from pitr.domain.log import LogView, TailStats
+from pitr.domain.manifest import ObjectRef
+
+TIER_FACTOR = 8
+"""Segments are merged with neighbours of their own size class; classes grow by this factor, so
+that a change is rewritten about log₈ of the log's length times."""
+
+TIER_BYTES_MIN = 256 * 1024
+"""Everything smaller is one size class."""
+
+
+def seal_due(stats: TailStats, *, now_us: int, limits: Limits) -> bool:
+    """Tell whether the tail is large or old enough to become a segment."""
+    if stats.oldest_us is None:
+        return False
+    return (
+        stats.row_count >= limits.seal_rows
+        or stats.size_bytes >= limits.seal_bytes
+        or now_us - stats.oldest_us >= limits.seal_age_us
+    )
+
+
+def adjacent_runs(segments: Iterable[ObjectRef]) -> list[list[ObjectRef]]:
+    """Split segments into runs without a hole: each starts where the one before ends."""
+    runs: list[list[ObjectRef]] = []
+    for segment in sorted(segments, key=lambda ref: ref.seq_first):
+        if runs and runs[-1][-1].seq_end == segment.seq_first:
+            runs[-1].append(segment)
+        else:
+            runs.append([segment])
+    return runs
+
+
+def tier(size_bytes: int) -> int:
+    """The size class of a segment, from 0."""
+    size, floor = 0, TIER_BYTES_MIN
+    while size_bytes > floor:
+        size, floor = size + 1, floor * TIER_FACTOR
+    return size
+
+
+def segments_to_merge(
+    segments: Sequence[ObjectRef], limits: Limits, *, everything: bool = False
+) -> tuple[ObjectRef, ...]:
+    """Choose neighbours to merge into one segment; empty when nothing is worth it.
+
+    Args:
+        segments: The live segments.
+        limits: ``compact_count_min`` neighbours of a size class (or smaller) make a merge, up to
+            ``compact_bytes_max`` together.
+        everything: Merge any two neighbours that fit.
+    """
+    count_min = 2 if everything else limits.compact_count_min
+    for run in adjacent_runs(segments):
+        for level in sorted({tier(ref.size_bytes) for ref in run}):
+            chosen = _first_group(run, limits, level=None if everything else level)
+            if len(chosen) >= count_min:
+                return tuple(chosen)
+    return ()
+
+
+def _first_group(run: Sequence[ObjectRef], limits: Limits, *, level: int | None) -> list[ObjectRef]:
+    """The longest first group of neighbours at or below ``level`` that fits into one segment."""
+    best: list[ObjectRef] = []
+    group: list[ObjectRef] = []
+    for segment in run:
+        fits = sum(ref.size_bytes for ref in group) + segment.size_bytes <= limits.compact_bytes_max
+        if level is not None and tier(segment.size_bytes) > level:
+            group = []
+        elif fits:
+            group = [*group, segment]
+        else:
+            group = [segment]
+        if len(group) > len(best):
+            best = group
+    return best
+
+
+def latest_snapshot(snapshots: Iterable[ObjectRef]) -> tuple[ObjectRef, ...]:
+    """The parts of the newest snapshot; empty if there is none."""
+    parts = tuple(snapshots)
+    seq_end = max((ref.seq_end for ref in parts), default=0)
+    return tuple(ref for ref in parts if ref.seq_end == seq_end)
+
+
+def snapshot_due(view: LogView, *, newest_us: int | None, now_us: int, limits: Limits) -> bool:
+    """Tell whether enough changed since the newest snapshot, or it is old and anything changed.
+
+    Args:
+        newest_us: When the newest snapshot was made, None if there is none.
+    """
+    parts = latest_snapshot(view.snapshots)
+    changed = view.state.seq_next - (parts[0].seq_end if parts else 1)
+    aged = newest_us is None or now_us - newest_us >= limits.snapshot_age_us
+    return changed >= limits.snapshot_changes_min or (changed > 0 and aged and bool(parts))

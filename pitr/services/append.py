@@ -1,0 +1,209 @@
+"""Appends batches to a log: many small ones share a commit, a large one becomes a segment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from pitr.domain.admission import AT_US_MIN, Admitted, admit
+from pitr.domain.batch import Batch
+from pitr.domain.catalog import Catalog
+from pitr.domain.columnar.segment import encode_segment, segment_ref
+from pitr.domain.columnar.stamp import stamp
+from pitr.domain.errors import Busy, Conflict, PitrError, SequenceMoved, Unavailable
+from pitr.domain.limits import Limits
+from pitr.domain.log import Appended, LaneState, LogState
+from pitr.domain.ports import Clock, ObjectStore
+
+SEGMENT_ATTEMPTS_MAX = 3
+"""Tries to list a segment while others append; after that the batch goes through the tail."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    batch: Batch
+    answer: asyncio.Future[Appended]
+
+
+class Appender:
+    """The one way into a log from this process; an async context manager.
+
+    ``append`` may be called from any number of tasks; batches are stored in the order of the
+    calls, and those that wait at the same time share one commit. A caller that goes away does not
+    stop what it handed over. Leaving the context stores all that waits.
+    """
+
+    def __init__(
+        self, catalog: Catalog, store: ObjectStore, clock: Clock, *, log: str, limits: Limits
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._clock = clock
+        self._log = log
+        self._limits = limits
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._runner: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._runner = asyncio.create_task(self._run(), name=f"append {self._log}")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runner is not None, "entered before"
+        self._closing = True
+        self._wake.set()
+        await self._runner
+
+    async def append(self, batch: Batch) -> Appended:
+        """Store a batch; durable on return.
+
+        Raises:
+            PositionConflict: Its lane stands elsewhere.
+            IdempotencyConflict: Its key was used with another body.
+            Busy: Too much waits already; nothing was stored.
+            Unavailable: It is unknown whether it was stored: send it again.
+        """
+        if self._closing:
+            raise Unavailable("pitr is shutting down", retry_after_s=1)
+        with self._room(batch):
+            entry = _Waiting(batch, asyncio.get_running_loop().create_future())
+            self._waiting.append(entry)
+            self._wake.set()
+            return await entry.answer
+
+    async def _run(self) -> None:
+        while True:
+            while self._waiting:
+                await self._store_next()
+            if self._closing:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    @contextmanager
+    def _room(self, batch: Batch) -> Iterator[None]:
+        size = max(batch.size_bytes, batch.changes.nbytes)
+        full = self._waiting_bytes + size > self._limits.append_queue_bytes_max
+        if full and self._waiting_bytes:
+            raise Busy("too many changes wait to be stored", retry_after_s=1)
+        self._waiting_bytes += size
+        try:
+            yield
+        finally:
+            self._waiting_bytes -= size
+
+    async def _store_next(self) -> None:
+        """Store the batch at the head of the queue, and with it what can share its commit."""
+        if self._waiting[0].batch.changes.num_rows >= self._limits.segment_rows_min:
+            entry = self._waiting.popleft()
+            await self._answer([entry], self._store_segment(entry.batch))
+        else:
+            await self._store_group(self._group())
+
+    def _group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        rows = 0
+        while self._waiting:
+            count = self._waiting[0].batch.changes.num_rows
+            large = count >= self._limits.segment_rows_min
+            if group and (large or rows + count > self._limits.append_group_rows_max):
+                break
+            group.append(self._waiting.popleft())
+            rows += count
+        return group
+
+    async def _store_group(self, group: list[_Waiting]) -> None:
+        if len(group) == 1:
+            await self._answer(group, self._append_one(group[0].batch))
+            return
+        try:
+            answers = await self._append([entry.batch for entry in group])
+        except Unavailable as error:
+            _tell(group, [error] * len(group))
+        except Exception:  # one bad batch must not take the others of its commit with it
+            for entry in group:
+                await self._store_group([entry])
+        else:
+            _tell(group, answers)
+
+    async def _answer(self, group: list[_Waiting], storing: Awaitable[Appended]) -> None:
+        try:
+            _tell(group, [await storing])
+        except Exception as error:  # the caller's to judge: it is raised from its append
+            _tell(group, [error])
+
+    async def _append(self, batches: list[Batch]) -> list[Appended | PitrError]:
+        return await self._catalog.append(
+            self._log,
+            batches,
+            recorded_us=self._clock.now_us(),
+            skew_us=self._limits.skew_us,
+        )
+
+    async def _append_one(self, batch: Batch) -> Appended:
+        (answer,) = await self._append([batch])
+        if isinstance(answer, PitrError):
+            raise answer
+        return answer
+
+    async def _store_segment(self, batch: Batch) -> Appended:
+        """Make a segment for the next seq and list it; again if others were faster."""
+        for _ in range(SEGMENT_ATTEMPTS_MAX):
+            log, lane = await self._catalog.head(self._log, batch.lane)
+            admitted = admit(batch, lane)
+            if admitted.changes.num_rows < self._limits.segment_rows_min:
+                break
+            try:
+                return await self._try_segment(batch, admitted, log, lane)
+            except SequenceMoved:
+                continue
+        return await self._append_one(batch)
+
+    async def _try_segment(
+        self, batch: Batch, admitted: Admitted, log: LogState, lane: LaneState | None
+    ) -> Appended:
+        recorded_us = self._clock.now_us()
+        stamped = await asyncio.to_thread(
+            stamp,
+            admitted.changes,
+            seq_first=log.seq_next,
+            lane=batch.lane,
+            position_first=None,
+            lane_at_us=lane.at_us if lane is not None else AT_US_MIN,
+            recorded_us=recorded_us,
+            skew_us=self._limits.skew_us,
+        )
+        encoded = await asyncio.to_thread(encode_segment, stamped.table)
+        segment = segment_ref(self._log, encoded)
+        # Durable, then listed, then released. A crash between any two steps repeats work; no
+        # order of crashes loses a change.
+        await self._store.put_new(segment.name, encoded.body, sha256=segment.sha256)
+        try:
+            return await self._catalog.append_segment(
+                self._log,
+                batch,
+                segment=segment,
+                stamped=stamped,
+                lane_position=lane.position if lane is not None else None,
+                recorded_us=recorded_us,
+            )
+        except Conflict:
+            await self._store.delete(segment.name)
+            raise
+
+
+def _tell(group: list[_Waiting], answers: Sequence[Appended | Exception]) -> None:
+    for entry, answer in zip(group, answers, strict=True):
+        if entry.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            entry.answer.set_exception(answer)
+        else:
+            entry.answer.set_result(answer)
