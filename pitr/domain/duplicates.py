@@ -17,7 +17,6 @@ end and far past any row."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]')
-_SPACE_BEFORE_COLON = (b" :", b"\t:", b"\r:", b"\n:")
 
 
 class _Repeated(Exception):
@@ -49,7 +48,7 @@ def _refuse_repeated(pairs: list[tuple[str, object]]) -> None:
         seen.add(name)
 
 
-def names_bound(text: bytes) -> int:
+def names_bound(text: bytes, *, line_feeds: bool = True) -> int:
     """Count at least as many names as a valid JSON text has, or -1 where a count proves nothing.
 
     A name ends in a quote, and then its colon follows, so ``":`` occurs once for each name. Strings
@@ -58,8 +57,15 @@ def names_bound(text: bytes) -> int:
 
     So where this bound equals a number of names known to be distinct within their objects, there
     are no other names, and none is repeated.
+
+    Args:
+        text: Valid JSON, or several such texts with white space between them.
+        line_feeds: False where it is known that no line feed stands before a colon.
     """
-    if any(pair in text for pair in _SPACE_BEFORE_COLON):
+    if b" :" in text or (line_feeds and b"\n:" in text):
+        return -1
+    # One byte is found much faster than two, and compact JSON has neither.
+    if (b"\t" in text and b"\t:" in text) or (b"\r" in text and b"\r:" in text):
         return -1
     return text.count(b'":')
 

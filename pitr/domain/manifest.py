@@ -112,10 +112,24 @@ def replay_entries(entries: Sequence[tuple[bytes, str]]) -> Manifest:
     """
     manifest = Manifest()
     for body, digest in entries:
-        entry = entry_from_body(body)
-        _check_link(manifest, entry, body=body, digest=digest)
-        manifest = _applied(manifest, entry, digest)
+        manifest = apply_entry(manifest, body, digest)
     return manifest
+
+
+def apply_entry(manifest: Manifest, body: bytes, digest: str) -> Manifest:
+    """Take the next entry into a manifest.
+
+    Raises:
+        DataLoss: It is not the next one, its hash is wrong, or it names objects that are not there.
+    """
+    entry = entry_from_body(body)
+    _check_link(manifest, entry, body=body, digest=digest)
+    try:
+        return _applied(manifest, entry, digest)
+    except KeyError as error:
+        raise DataLoss(
+            "a manifest entry names an unknown object", version=entry.version, name=error.args[0]
+        ) from error
 
 
 def _check_link(manifest: Manifest, entry: Entry, *, body: bytes, digest: str) -> None:

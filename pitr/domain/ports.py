@@ -37,8 +37,11 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def verified(self, ref: ObjectRef) -> Path:
+    async def verified(self, ref: ObjectRef, *, again: bool = False) -> Path:
         """Return a local file with the object's bytes, after checking size and SHA-256.
+
+        A file that this process checked before and that did not change since is trusted, unless
+        ``again`` asks for its bytes to be hashed anew.
 
         Raises:
             DataLoss: The object is missing, damaged or another one; facts name it and its range.

@@ -37,7 +37,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What was asked for. One of the values is set, by ``kind``; ``text`` is as it was written."""
+    """What was asked for; ``text`` is as it was written. A target with ``at_us`` means a time."""
 
     text: str
     kind: Literal["latest", "time", "seq", "mark", "before_tx"]
@@ -106,9 +106,7 @@ def position_of(target: Target, previous: Change | None, following: Change | Non
     """Name where a target lies between its neighbours."""
     if previous is None:
         return "before"
-    if following is None and target.kind != "time":
-        return "exact"
-    if target.kind == "time" and previous.at_us != target.at_us:
+    if target.at_us is not None and previous.at_us != target.at_us:
         return "past" if following is None else "between"
     return "exact"
 
@@ -118,7 +116,7 @@ def gaps_touched(gaps: Iterable[Gap], cut: Cut) -> tuple[Gap, ...]:
     return tuple(
         gap
         for gap in gaps
-        if gap.seq_end < cut.seq_end
+        if gap.seq_end <= cut.seq_end
         and (cut.at_us is None or gap.at_min_us is None or gap.at_min_us <= cut.at_us)
     )
 

@@ -1,0 +1,125 @@
+"""The read side of a log: views, verified files, replays. Every path to an object leads through it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pitr.domain.catalog import Catalog
+from pitr.domain.columnar.replay import Replay, ReplayInput
+from pitr.domain.limits import Limits
+from pitr.domain.log import LogView
+from pitr.domain.manifest import ObjectRef
+from pitr.domain.plan import Reads, plan_reads
+from pitr.domain.ports import ObjectStore
+from pitr.domain.target import Cut
+
+VERIFY_AT_ONCE = 4
+"""Objects that are fetched and hashed at the same time."""
+
+
+class Archive:
+    """Reads logs. Objects are checked against the manifest before they are used (invariant 8)."""
+
+    def __init__(
+        self, catalog: Catalog, store: ObjectStore, *, limits: Limits, scratch: Path
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._limits = limits
+        self._scratch = scratch
+
+    async def view(
+        self, log: str, *, tail: bool = True, row: tuple[str, str] | None = None
+    ) -> LogView:
+        """Return one consistent view of the log; see ``Catalog.view``."""
+        return await self._catalog.view(log, tail=tail, row=row)
+
+    async def verified(self, refs: Sequence[ObjectRef]) -> list[Path]:
+        """Return local files with the objects' bytes, in order.
+
+        Raises:
+            DataLoss: One is missing, damaged or another one.
+        """
+        turn = asyncio.Semaphore(VERIFY_AT_ONCE)
+
+        async def one(ref: ObjectRef) -> Path:
+            async with turn:
+                return await self._store.verified(ref)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(ref)) for ref in refs]
+        return [task.result() for task in tasks]
+
+    @asynccontextmanager
+    async def scratch_folder(self) -> AsyncIterator[Path]:
+        """A folder for spilled and half-made files, gone afterwards."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        folder = await asyncio.to_thread(tempfile.TemporaryDirectory, dir=self._scratch)
+        try:
+            yield Path(folder.name)
+        finally:
+            await asyncio.to_thread(folder.cleanup)
+
+    def reads(
+        self,
+        view: LogView,
+        cut: Cut,
+        *,
+        torn: dict[str, int] | None = None,
+        collections: Iterable[str] | None = None,
+        use_snapshots: bool = True,
+    ) -> Reads:
+        """Choose what to read for the state at ``cut``; see ``plan_reads``."""
+        return plan_reads(
+            view,
+            cut,
+            torn=torn,
+            collections=frozenset(collections) if collections is not None else None,
+            use_snapshots=use_snapshots,
+        )
+
+    @asynccontextmanager
+    async def state(
+        self,
+        view: LogView,
+        reads: Reads,
+        *,
+        collections: frozenset[str] | None = None,
+        keys: frozenset[tuple[str, str]] | None = None,
+    ) -> AsyncIterator[Replay]:
+        """Replay what ``reads`` names into the rows of its moment.
+
+        Raises:
+            DataLoss: An object is missing, damaged or another one.
+        """
+        paths = await self.verified(reads.objects)
+        async with self.scratch_folder() as folder:
+            given = ReplayInput(
+                base=tuple(paths[: len(reads.base)]),
+                base_seq_end=reads.base_seq_end,
+                base_collections=frozenset(ref.collection or "" for ref in reads.base),
+                segments=tuple(paths[len(reads.base) :]),
+                tail=view.tail if reads.tail else None,
+                cut=reads.cut,
+                collections=collections,
+                keys=keys,
+                has_patches=reads.has_patches or reads.tail,
+                has_truncates=reads.has_truncates or reads.tail,
+            )
+            replay = await asyncio.to_thread(self._replay, given, folder)
+            try:
+                yield replay
+            finally:
+                await asyncio.to_thread(replay.close)
+
+    def _replay(self, given: ReplayInput, folder: Path) -> Replay:
+        return Replay(
+            given,
+            memory_bytes=self._limits.memory_bytes,
+            spill_folder=folder,
+            threads=self._limits.threads,
+        )

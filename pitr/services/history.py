@@ -1,0 +1,40 @@
+"""The history of one row, newest first."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pitr.domain.change import Change
+from pitr.domain.columnar.lookup import FooterCache, row_history
+from pitr.domain.history import RowChange, row_changes
+from pitr.domain.limits import Limits
+from pitr.services.archive import Archive
+
+
+class HistoryReader:
+    """Answers who changed a row, when, from what to what; one for the life of a process."""
+
+    def __init__(self, archive: Archive, *, limits: Limits) -> None:
+        self._archive = archive
+        self._footers = FooterCache()
+
+    async def changes(self, log: str, collection: str, key: str) -> list[Change]:
+        """Return every change of the row, and truncates of its collection, newest first.
+
+        Raises:
+            DataLoss: A segment that may hold one is damaged.
+        """
+        view = await self._archive.view(log, row=(collection, key))
+        refs = [ref for ref in view.segments if collection in ref.ops]
+        paths = await self._archive.verified(refs)
+        return await asyncio.to_thread(
+            row_history, paths, view.tail, collection, key, footers=self._footers
+        )
+
+    async def history(
+        self, log: str, collection: str, key: str, *, limit: int | None = None
+    ) -> list[RowChange]:
+        """Return the row's changes with the fields that changed, newest first."""
+        changes = await self.changes(log, collection, key)
+        found = await asyncio.to_thread(row_changes, changes)
+        return found[:limit]

@@ -1,0 +1,153 @@
+"""Resolves targets against a log: which changes are in, what lies on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from pitr.domain.catalog import Catalog
+from pitr.domain.change import Change
+from pitr.domain.columnar.lookup import (
+    change_at,
+    neighbours,
+    transaction_changes,
+    transactions_between,
+)
+from pitr.domain.errors import NotFound, TargetBeyondWatermark
+from pitr.domain.log import LogView
+from pitr.domain.manifest import ObjectRef
+from pitr.domain.ports import Clock
+from pitr.domain.target import (
+    TRANSACTION_WINDOW,
+    Cut,
+    Position,
+    Resolution,
+    Target,
+    gaps_touched,
+    inside_gap,
+    neighbour_objects,
+    parse_target,
+    position_of,
+    torn_by_seq,
+)
+from pitr.domain.times import rfc3339
+from pitr.services.archive import Archive
+
+
+class Resolver:
+    """Turns what people ask for into exactly the changes it means."""
+
+    def __init__(self, catalog: Catalog, archive: Archive, clock: Clock) -> None:
+        self._catalog = catalog
+        self._archive = archive
+        self._clock = clock
+
+    async def resolve(self, view: LogView, text: str) -> Resolution:
+        """Resolve a target.
+
+        Raises:
+            InvalidRequest: It cannot be read.
+            NotFound: The mark or transaction does not exist.
+            TargetBeyondWatermark: It is ahead of what is captured.
+        """
+        now_us = self._clock.now_us()
+        target = await self._unmarked(view, parse_target(text, now_us=now_us))
+        watermark_us = view.watermark_us(now_us)
+        if target.at_us is not None:
+            return await self._by_time(view, target, watermark_us)
+        return await self._by_seq(view, target, watermark_us, await self._seq_end(view, target))
+
+    async def _unmarked(self, view: LogView, target: Target) -> Target:
+        """Read a mark: it stands for a time, or for the changes below a seq."""
+        if target.kind != "mark":
+            return target
+        mark = await self._catalog.mark(view.state.name, target.name or "")
+        return replace(target, at_us=mark.at_us, seq=mark.seq_end - 1)
+
+    async def _by_time(self, view: LogView, target: Target, watermark_us: int) -> Resolution:
+        assert target.at_us is not None, "a time target has a time"
+        if target.at_us > watermark_us:
+            raise TargetBeyondWatermark(
+                "the target is ahead of the log",
+                hint=f"the log reaches {rfc3339(watermark_us)}; use latest, or --wait",
+                target=target.text,
+                watermark=rfc3339(watermark_us),
+            )
+        seq_end = view.state.seq_next
+        torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=target.at_us)
+        cut = Cut(seq_end=seq_end, at_us=target.at_us, without_tx=frozenset(torn))
+        paths = await self._archive.verified(neighbour_objects(view, target.at_us))
+        previous, following = await asyncio.to_thread(neighbours, paths, view.tail, target.at_us)
+        position = position_of(target, previous, following)
+        if inside_gap(view.gaps, target.at_us):
+            position = "gap"
+        return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
+
+    async def _seq_end(self, view: LogView, target: Target) -> int:
+        match target.kind:
+            case "latest":
+                return view.state.seq_next
+            case "before_tx":
+                return await self._transaction_start(view, target.name or "")
+        seq_end = (target.seq or 0) + 1
+        if seq_end > view.state.seq_next:
+            raise TargetBeyondWatermark(
+                "the target is ahead of the log",
+                hint=f"the log ends with seq {view.state.seq_next - 1}",
+                target=target.text,
+                seq_next=view.state.seq_next,
+            )
+        return seq_end
+
+    async def _transaction_start(self, view: LogView, tx: str) -> int:
+        paths = await self._archive.verified(view.segments)
+        changes = await asyncio.to_thread(transaction_changes, paths, view.tail, tx)
+        if not changes:
+            raise NotFound("there is no such transaction", hint="pitr tail shows them", tx=tx)
+        return min(change.seq for change in changes)
+
+    async def _by_seq(
+        self, view: LogView, target: Target, watermark_us: int, seq_end: int
+    ) -> Resolution:
+        torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=None)
+        near = _segments_over(view, seq_end - TRANSACTION_WINDOW, seq_end + TRANSACTION_WINDOW)
+        paths = await self._archive.verified(near)
+        rows = await asyncio.to_thread(
+            transactions_between,
+            paths,
+            view.tail,
+            seq_end - TRANSACTION_WINDOW,
+            seq_end + TRANSACTION_WINDOW,
+        )
+        torn |= torn_by_seq(rows, seq_end)
+        cut = Cut(seq_end=seq_end, without_tx=frozenset(torn))
+        previous = await asyncio.to_thread(change_at, paths, view.tail, seq_end - 1)
+        following = await asyncio.to_thread(change_at, paths, view.tail, seq_end)
+        position = position_of(target, previous, following)
+        return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
+
+
+def _segments_over(view: LogView, seq_first: int, seq_end: int) -> list[ObjectRef]:
+    return [ref for ref in view.segments if ref.seq_first < seq_end and ref.seq_end > seq_first]
+
+
+def _resolution(
+    view: LogView,
+    target: Target,
+    cut: Cut,
+    torn: dict[str, int],
+    watermark_us: int,
+    position: Position,
+    previous: Change | None,
+    following: Change | None,
+) -> Resolution:
+    return Resolution(
+        target=target,
+        position=position,
+        cut=cut,
+        previous=previous,
+        next=following,
+        watermark_us=watermark_us,
+        gaps=gaps_touched(view.gaps, cut),
+        torn=torn,
+    )

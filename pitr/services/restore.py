@@ -1,0 +1,183 @@
+"""Restores: target, plan, verify, replay, commit, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pitr.domain.catalog import Catalog
+from pitr.domain.errors import Conflict, NotFound, PitrError
+from pitr.domain.log import LogView
+from pitr.domain.plan import Reads
+from pitr.domain.ports import Clock, Progress, Sink, SinkReport
+from pitr.domain.target import Resolution
+from pitr.domain.times import rfc3339
+from pitr.services.archive import Archive
+from pitr.services.resolve import Resolver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """What to restore. ``collections`` None is all; ``keys`` are (collection, canonical key)."""
+
+    log: str
+    target: str
+    collections: frozenset[str] | None = None
+    keys: frozenset[tuple[str, str]] | None = None
+    accept_gaps: bool = False
+    actor: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """A restore as it will run: the resolved target and what is read for it."""
+
+    request: RestoreRequest
+    resolution: Resolution
+    reads: Reads
+    view: LogView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreReport:
+    """A restore as it ran."""
+
+    operation_id: str
+    plan: RestorePlan
+    sink: SinkReport
+    elapsed_us: int
+
+    @property
+    def row_count(self) -> int:
+        """Rows written."""
+        return sum(self.sink.rows.values())
+
+
+class Restorer:
+    """Brings the state of a moment into a sink, completely or not at all (invariant 12)."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        archive: Archive,
+        resolver: Resolver,
+        clock: Clock,
+        *,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._catalog = catalog
+        self._archive = archive
+        self._resolver = resolver
+        self._clock = clock
+        self._new_id = new_id
+
+    async def plan(self, request: RestoreRequest) -> RestorePlan:
+        """Resolve the target and choose what to read; changes nothing.
+
+        Raises:
+            TargetBeyondWatermark: The target is ahead of what is captured.
+            Conflict: A known gap lies in what would be restored, and it was not accepted.
+            NotFound: A collection or the target does not exist.
+        """
+        view = await self._archive.view(request.log)
+        resolution = await self._resolver.resolve(view, request.target)
+        if resolution.gaps and not request.accept_gaps:
+            raise Conflict(
+                "the log has a known gap before the target",
+                hint="pitr status shows the gaps; --accept-gaps restores what there is",
+                gaps=len(resolution.gaps),
+                lane=resolution.gaps[0].lane,
+            )
+        wanted = _wanted(request)
+        _check_known(view, wanted)
+        reads = self._archive.reads(
+            view, resolution.cut, torn=resolution.torn, collections=wanted
+        )
+        return RestorePlan(request=request, resolution=resolution, reads=reads, view=view)
+
+    async def restore(
+        self, plan: RestorePlan, sink: Sink, *, progress: Progress = lambda _: None
+    ) -> RestoreReport:
+        """Run exactly ``plan`` into ``sink``, and record it with who and why.
+
+        Raises:
+            DataLoss: An object is missing or damaged; the sink is as it was.
+            SinkNotEmpty: The sink holds something; it is as it was.
+        """
+        operation_id, started_us = self._new_id(), self._clock.now_us()
+        await self._begin(plan, operation_id, started_us)
+        try:
+            async with self._archive.state(
+                plan.view, plan.reads, collections=_wanted(plan.request), keys=plan.request.keys
+            ) as state:
+                report = await sink.write(state, progress=progress)
+        except BaseException as error:
+            detail = {"error": getattr(error, "code", type(error).__name__), "why": str(error)}
+            await self._end(operation_id, "failed", detail)
+            raise
+        detail = {"rows": dict(report.rows), "where": report.where}
+        if not await self._end(operation_id, "done", detail):
+            note = "the restore is done, but its end could not be recorded in the catalog"
+            report = replace(report, notes=(*report.notes, note))
+        return RestoreReport(
+            operation_id=operation_id,
+            plan=plan,
+            sink=report,
+            elapsed_us=self._clock.now_us() - started_us,
+        )
+
+    async def _begin(self, plan: RestorePlan, operation_id: str, started_us: int) -> None:
+        request, cut = plan.request, plan.resolution.cut
+        detail: dict[str, Any] = {
+            "target": request.target,
+            "seq_end": cut.seq_end,
+            "at": rfc3339(cut.at_us),
+            "without_tx": sorted(cut.without_tx),
+            "collections": sorted(request.collections) if request.collections else None,
+            "objects": len(plan.reads.objects),
+            "manifest_version": plan.view.state.manifest_version,
+        }
+        await self._catalog.begin_operation(
+            plan.view.state,
+            operation_id=operation_id,
+            kind="restore",
+            actor=request.actor,
+            reason=request.reason,
+            started_us=started_us,
+            detail=detail,
+        )
+
+    async def _end(self, operation_id: str, outcome: str, detail: dict[str, Any]) -> bool:
+        """Record the end; False if the catalog does not take it, which undoes nothing."""
+        try:
+            await self._catalog.end_operation(
+                operation_id, outcome=outcome, ended_us=self._clock.now_us(), detail=detail
+            )
+        except PitrError:
+            return False
+        return True
+
+
+def _wanted(request: RestoreRequest) -> frozenset[str] | None:
+    if request.keys is not None:
+        return frozenset(collection for collection, _ in request.keys)
+    return request.collections
+
+
+def known_collections(view: LogView) -> set[str]:
+    """Every collection that some object or the tail holds a change of."""
+    named = {collection for ref in view.objects for collection in ref.ops}
+    parts = {ref.collection for ref in view.snapshots if ref.collection is not None}
+    return named | parts | set(view.tail.column("collection").unique().to_pylist())
+
+
+def _check_known(view: LogView, wanted: frozenset[str] | None) -> None:
+    unknown = sorted((wanted or frozenset()) - known_collections(view))
+    if unknown:
+        raise NotFound(
+            "the log has no such collection",
+            hint=f"it has: {', '.join(sorted(known_collections(view))) or 'none'}",
+            collection=unknown[0],
+        )

@@ -1,0 +1,111 @@
+"""Configuration: PITR_ variables and their defaults; with app.py the only reader of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pitr.domain.errors import InvalidRequest
+from pitr.domain.limits import Limits
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseSettings):
+    """Each field is a PITR_ variable of the same name; docs/settings.md tells about each."""
+
+    model_config = SettingsConfigDict(env_prefix="PITR_", extra="ignore", frozen=True)
+
+    data: Path = Field(Path(".pitr"), description="folder of the embedded catalog and store")
+    catalog_url: str | None = Field(
+        None, description="PostgreSQL database of the catalog; without it pitr runs its own"
+    )
+    store_url: str | None = Field(
+        None, description="where objects live: a folder or file:// URL; without it <data>/store"
+    )
+    log: str = Field("main", description="the log that commands mean when they name none")
+    host: str = Field("127.0.0.1", description="address that pitr serve listens on")
+    port: int = Field(7717, ge=0, le=65535, description="port that pitr serve listens on; 0 picks")
+    log_level: str = Field("info", description="debug, info, warning or error")
+    actor: str | None = Field(None, description="who is recorded with operations; your login name")
+
+    skew_s: Seconds = Field(60, description="how far ahead a change may be dated before it is clamped")
+    body_bytes_max: Count = Field(64 * 2**20, description="longest HTTP body, unpacked")
+    queue_bytes_max: Count = Field(128 * 2**20, description="changes that may wait for a commit")
+    segment_rows_min: Count = Field(20_000, description="a batch of so many changes is sealed at once")
+    seal_rows: Count = Field(20_000, description="changes in the tail that make it be sealed")
+    seal_age_s: Seconds = Field(60, description="age of the tail that makes it be sealed")
+    compact_count_min: Annotated[int, Field(ge=2)] = Field(
+        8, description="segments of a size class that are merged into one"
+    )
+    snapshot_changes_min: Count = Field(100_000, description="changes after which a snapshot is made")
+    snapshot_age_s: Seconds = Field(3600, description="age at which a snapshot is renewed")
+    retired_kept_s: Seconds = Field(86_400, description="how long replaced objects are kept")
+    answers_kept_s: Annotated[float, Field(ge=86_400)] = Field(
+        172_800, description="how long an Idempotency-Key is remembered; at least a day"
+    )
+    memory_bytes: Annotated[int, Field(ge=512 * 2**20)] = Field(
+        2**30, description="memory that one restore may use"
+    )
+    threads: Count = Field(2, description="threads of one replay")
+
+    @property
+    def store_folder(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            InvalidRequest: The URL is of a kind that this version does not store to.
+        """
+        if self.store_url is None:
+            return self.data / "store"
+        if self.store_url.startswith("file://"):
+            return Path(self.store_url.removeprefix("file://"))
+        if "://" in self.store_url:
+            raise InvalidRequest(
+                "this version stores to folders only",
+                hint="set PITR_STORE_URL to a folder or a file:// URL",
+                store_url=self.store_url,
+            )
+        return Path(self.store_url)
+
+    def limits(self) -> Limits:
+        """The bounds that services are handed."""
+        return Limits(
+            skew_us=_us(self.skew_s),
+            body_bytes_max=self.body_bytes_max,
+            append_queue_bytes_max=self.queue_bytes_max,
+            segment_rows_min=self.segment_rows_min,
+            seal_rows=self.seal_rows,
+            seal_age_us=_us(self.seal_age_s),
+            compact_count_min=self.compact_count_min,
+            snapshot_changes_min=self.snapshot_changes_min,
+            snapshot_age_us=_us(self.snapshot_age_s),
+            retired_kept_us=_us(self.retired_kept_s),
+            answers_kept_us=_us(self.answers_kept_s),
+            memory_bytes=self.memory_bytes,
+            threads=self.threads,
+        )
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def load_settings(**given: object) -> Settings:
+    """Read the environment; ``given`` values that are not None win.
+
+    Raises:
+        InvalidRequest: A variable has a wrong value; the message names it.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "PITR_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise InvalidRequest(
+            "a setting is wrong", hint=f"{name}: {first['msg']}", setting=name, value=first["input"]
+        ) from error
