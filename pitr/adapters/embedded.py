@@ -1,7 +1,7 @@
 """The embedded PostgreSQL: a server of its own for who has none, from the programs of a wheel.
 
-It knows how to start, share and stop one server per folder. It never listens on the network, and it
-keeps no list of processes: three locks that the kernel frees say who starts, who uses and what runs.
+It knows how to start, share and stop one server per folder. It never listens on the network and
+keeps no list of processes: three locks that the kernel frees say who starts, who uses, what runs.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class EmbeddedPostgres:
     def _take(cls, folder: Path) -> EmbeddedPostgres:
         layout = Layout(folder.resolve())
         with _translated(layout.folder):
-            account = server_account(layout.folder)
+            account = server_account(layout.data)
             layout.prepare(account)
             with _turn(layout):
                 users = FileLock(layout.users_lock)
@@ -138,7 +138,7 @@ class EmbeddedPostgres:
             users.close()
 
     def _stop_server(self) -> None:
-        Server(self._layout, server_account(self._layout.folder)).down()
+        Server(self._layout, server_account(self._layout.data)).down()
         if self._sockets != self._layout.sockets_inside:
             shutil.rmtree(self._sockets, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Which system account the embedded PostgreSQL runs as, and what that account must be able to reach.
+"""Which system account the embedded PostgreSQL runs as, and how that account reaches its files.
 
 PostgreSQL refuses to run as root. An ordinary user runs it as itself and nothing here has an
 effect; root runs it as somebody without privileges and opens exactly the way to the files.
@@ -42,11 +42,11 @@ class Account:
                 self.own(place)
 
 
-def server_account(folder: Path) -> Account:
-    """Return the account for the server whose files are in ``folder``.
+def server_account(data: Path) -> Account:
+    """Return the account for the server whose data folder is, or will be, ``data``.
 
-    Root takes the folder's owner, so that pitr run by root and by that owner share one server;
-    without one, the first of ``UNPRIVILEGED`` that exists.
+    Root takes the owner of the data, so that pitr run by root and by that owner share one server;
+    for new data, the first of ``UNPRIVILEGED`` that exists.
 
     Raises:
         InvalidRequest: There is no account PostgreSQL would run as.
@@ -60,7 +60,7 @@ def server_account(folder: Path) -> Account:
                 uid=os.geteuid(),
             )
         return _account(entry, borrowed=False)
-    owner_uid = folder.stat().st_uid if folder.exists() else 0
+    owner_uid = data.stat().st_uid if data.exists() else 0
     owner = _by_uid(owner_uid) if owner_uid else None
     for entry in (owner, *map(_by_name, UNPRIVILEGED)):
         if entry is not None:

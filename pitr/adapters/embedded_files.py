@@ -1,4 +1,4 @@
-"""The files of the embedded PostgreSQL: where they lie, who may open them, what its settings say."""
+"""The files of the embedded PostgreSQL: where they lie, who may open them, what they say."""
 
 from __future__ import annotations
 
@@ -117,22 +117,25 @@ class Layout:
         return self.folder / "server.lock"
 
     def prepare(self, account: Account) -> None:
-        """Make the folder, private to the account, with the lock files in it.
+        """Make the folder, closed to others, with the lock files in it.
+
+        What root makes stays root's, except what the server writes: nothing the server's account
+        can do to its own files leads root astray.
 
         Raises:
-            InvalidRequest: The folder is in use for something else.
+            InvalidRequest: The folder is in use for something else, or out of reach.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._refuse_strangers()
-        self.logs.mkdir(exist_ok=True, mode=0o700)
+        owner = self.folder.stat()
         for path in (self.start_lock, self.users_lock, self.server_lock):
             path.touch(mode=0o600)
-        if account.uid == self.folder.stat().st_uid or account.borrowed:
+            if account.borrowed:
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        if owner.st_uid == os.geteuid():
             self.folder.chmod(0o700)
-        for path in (self.folder, *self.folder.iterdir()):
-            if path != self.data:
-                account.own(path)
-        grant_traversal(self.folder.parent, account)
+        make_private(self.logs, account)
+        grant_traversal(self.folder, account)
 
     def _refuse_strangers(self) -> None:
         known = {self.data, self.unfinished, self.logs, self.sockets_inside}
@@ -162,7 +165,7 @@ class Layout:
         if found != ours:
             raise InvalidRequest(
                 "the data folder belongs to another major version of PostgreSQL",
-                hint=f"dump it with PostgreSQL {found} (pg_dumpall), then load it into a new folder",
+                hint=f"dump it with pg_dumpall of PostgreSQL {found}, load it into a new folder",
                 folder=self.data,
                 found=found,
                 needed=ours,
@@ -183,7 +186,7 @@ class Layout:
             Path("/tmp", outside),
         ):
             if _fits(place):
-                _make_private(place, account)
+                make_private(place, account)
                 grant_traversal(place.parent, account)
                 return place
         raise InvalidRequest(
@@ -203,8 +206,9 @@ class Layout:
         }
         for name, text in texts.items():
             draft = self.data / f"{name}.new"
-            draft.write_text(text, "utf-8")
-            draft.chmod(0o600)
+            draft.unlink(missing_ok=True)
+            with draft.open("x", encoding="utf-8", opener=_private) as file:
+                file.write(text)
             account.own(draft)
             draft.replace(self.data / name)
 
@@ -236,17 +240,26 @@ def _fits(sockets: Path) -> bool:
     return len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX and bool(SAFE_PATH.fullmatch(path))
 
 
-def _make_private(folder: Path, account: Account) -> None:
+def make_private(folder: Path, account: Account) -> None:
+    """Make a folder that only the account can enter, or take the one that it owns.
+
+    Raises:
+        Conflict: Somebody else made a folder of that name.
+    """
     folder.mkdir(exist_ok=True, mode=0o700)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (account.uid, os.geteuid()):
         raise Conflict(
-            "the folder for the socket of the embedded PostgreSQL belongs to somebody else",
-            hint="remove it, or set TMPDIR to a folder of your own",
+            "a folder of the embedded PostgreSQL belongs to somebody else",
+            hint="remove it; for one below /tmp, TMPDIR may name a folder of your own instead",
             folder=folder,
         )
     folder.chmod(0o700)
     account.own(folder)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _quoted(value: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from pitr.adapters.embedded_account import Account, grant_reading
-from pitr.adapters.embedded_files import PORT, Layout, program, program_tree
+from pitr.adapters.embedded_files import PORT, Layout, make_private, program, program_tree
 from pitr.adapters.file_lock import FileLock
 from pitr.domain.errors import Conflict, Unavailable
 
@@ -95,6 +95,7 @@ class Server:
 
     def _initialize(self, lock: FileLock) -> None:
         shutil.rmtree(self.layout.unfinished, ignore_errors=True)
+        make_private(self.layout.unfinished, self.account)
         arguments = ["-D", self.layout.unfinished.name, "-U", SUPERUSER, "-E", "UTF8"]
         arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         arguments += ["--auth=peer", "--data-checksums", "--no-instructions"]
@@ -150,7 +151,7 @@ class Server:
         lines = self._pid_lines()
         if len(lines) < 5 or not lines[4]:
             return None
-        asking = [program("pg_isready"), "-q", "-t", "2", "-h", lines[4], "-p", str(PORT)]
+        asking = [str(program("pg_isready")), "-q", "-t", "2", "-h", lines[4], "-p", str(PORT)]
         answer = subprocess.run(asking, check=False, env=ENVIRONMENT, timeout=ANSWER_TIMEOUT_S)
         return Path(lines[4]) if answer.returncode == 0 else None
 

@@ -12,7 +12,7 @@ POLL_S = 0.02
 
 
 class FileLock:
-    """One holder's handle on a lock file; nothing is held until one of the ``try_`` methods says so.
+    """One holder's handle on a lock file; nothing is held until a ``try_`` method says so.
 
     The lock belongs to the open file, not to the process: a child that inherits ``descriptor``
     holds it too, and it is free only when every copy is closed.

@@ -7,14 +7,13 @@ import asyncio
 from pitr.domain.change import Change
 from pitr.domain.columnar.lookup import FooterCache, row_history
 from pitr.domain.history import RowChange, row_changes
-from pitr.domain.limits import Limits
 from pitr.services.archive import Archive
 
 
 class HistoryReader:
     """Answers who changed a row, when, from what to what; one for the life of a process."""
 
-    def __init__(self, archive: Archive, *, limits: Limits) -> None:
+    def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._footers = FooterCache()
 

@@ -88,15 +88,16 @@ def table_of_items(items: Sequence[bytes], positions: Sequence[int]) -> pa.Table
     collection, key, op, after, before, at, tx, actor, reason, meta = zip(
         *map(msgspec.structs.astuple, lines), strict=True
     )
-    keys = _Documents(key)
+    keys, names_count = _key_column(_Documents(key))
     documents = [_Documents(after), _Documents(before), _Documents(meta)]
-    _require_distinct_names(
-        blob, items, texts=(op, at, tx, actor, reason), documents=[keys, *documents]
-    )
+    names_count += sum(column.names_count() for column in documents)
+    names_count += sum(len(lines) - texts.count(_ABSENT) for texts in (op, at, tx, actor, reason))
+    names_count += len(lines)  # Each has its collection.
+    _require_distinct_names(blob, items, names_count)
     return table_of_columns(
         [
             _collection_column(collection),
-            _key_column(keys),
+            keys,
             _op_column(op, documents[0]),
             documents[0].column(),
             documents[1].column(),
@@ -164,12 +165,14 @@ class _Documents:
 
     def firsts(self) -> list[bytes]:
         """Give the first byte of each value; of an absent one, nothing."""
-        if self.objects_only:
-            return [b"{"] * (len(self.ends) - 1)
+        if self.objects_only or not self.present_count:
+            return [self.joined[:1]] * (len(self.ends) - 1)
         return [self.joined[first:end][:1] for first, end in pairwise(self.ends)]
 
     def names_count(self) -> int:
         """Count the distinct names of each object, and each value's own name in its change."""
+        if not self.present_count:
+            return 0
         objects = self.joined
         if not self.objects_only:
             objects = b"".join(value for value in self.values() if value[:1] == b"{")
@@ -193,24 +196,15 @@ class _Documents:
         )
 
 
-def _require_distinct_names(
-    blob: bytes,
-    items: Sequence[bytes],
-    *,
-    texts: Sequence[Sequence[object]],
-    documents: Sequence[_Documents],
-) -> None:
+def _require_distinct_names(blob: bytes, items: Sequence[bytes], names_count: int) -> None:
     """Make sure that no object in any item repeats a name.
 
-    ``known`` counts names that are distinct within their objects: the fields that the decoder
+    ``names_count`` is of names that are distinct within their objects: the fields that the decoder
     found, and the names of the documents. It counts some of them or all of them, never one twice;
     where ``names_bound`` equals it, there are no others.
     """
-    known = len(items)  # Each has its collection.
-    known += sum(len(items) - column.count(_ABSENT) for column in texts)
-    known += sum(column.names_count() for column in documents)
     # A line feed stands only between items, where "{" follows it.
-    if names_bound(blob, line_feeds=False) == known:
+    if names_bound(blob, line_feeds=False) == names_count:
         return
     if any(first_duplicate(item) is not None for item in items):
         raise Unsure
@@ -223,16 +217,18 @@ def _collection_column(values: Sequence[str]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-def _key_column(documents: _Documents) -> pa.Array:
+def _key_column(documents: _Documents) -> tuple[pa.Array, int]:
+    """Give the canonical keys, and how many names they and the fields that hold them have."""
     keys = documents.texts()
     try:
         if not pc.all(pc.match_substring_regex(keys, CANONICAL_SIMPLE)).as_py():
-            return pa.array(map(key_of, documents.values()), pa.string())
+            canonical = pa.array(map(key_of, documents.values()), pa.string())
+            return canonical, documents.names_count()
     except Flaw as flaw:
         raise Unsure from flaw
     if pc.max(pc.binary_length(keys)).as_py() > KEY_BYTES_MAX:
         raise Unsure
-    return keys
+    return keys, 2 * len(keys)
 
 
 def _op_column(ops: Sequence[str | None], after: _Documents) -> pa.Array:

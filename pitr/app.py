@@ -1,0 +1,163 @@
+"""The composition root: makes adapters and services out of settings, and takes them down again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from pitr.adapters.catalog import PostgresCatalog
+from pitr.adapters.clock import SystemClock, new_uid
+from pitr.adapters.embedded import EmbeddedPostgres
+from pitr.adapters.migrations_folder import migrations_folder
+from pitr.adapters.objects import DirectoryStore
+from pitr.domain.catalog import Catalog
+from pitr.domain.errors import InvalidRequest
+from pitr.domain.limits import Limits
+from pitr.domain.log import LogState
+from pitr.domain.manifest import GENESIS_HASH
+from pitr.domain.ports import Clock, ObjectStore
+from pitr.services.append import Appender
+from pitr.services.archive import Archive
+from pitr.services.compact import Compactor
+from pitr.services.history import HistoryReader
+from pitr.services.ingest import FileIngest
+from pitr.services.maintain import Maintenance
+from pitr.services.publish import Publisher
+from pitr.services.quarantine import Quarantine
+from pitr.services.resolve import Resolver
+from pitr.services.restore import Restorer
+from pitr.services.seal import Sealer
+from pitr.services.snapshot import Snapshotter
+from pitr.services.status import StatusReader
+from pitr.services.verify import Verifier
+from pitr.settings import Settings
+
+_LOG_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(slots=True)
+class App:
+    """Everything that a face needs. Services are made once; each log has one appender."""
+
+    settings: Settings
+    limits: Limits
+    clock: Clock
+    catalog: Catalog
+    store: ObjectStore
+    archive: Archive = field(init=False)
+    resolver: Resolver = field(init=False)
+    restorer: Restorer = field(init=False)
+    history: HistoryReader = field(init=False)
+    quarantine: Quarantine = field(init=False)
+    verifier: Verifier = field(init=False)
+    status: StatusReader = field(init=False)
+    publisher: Publisher = field(init=False)
+    sealer: Sealer = field(init=False)
+    compactor: Compactor = field(init=False)
+    snapshotter: Snapshotter = field(init=False)
+    maintenance: Maintenance = field(init=False)
+    file_ingest: FileIngest = field(init=False)
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _appenders: dict[str, Appender] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        catalog, store, clock, limits = self.catalog, self.store, self.clock, self.limits
+        scratch = process_scratch(self.settings.data)
+        self.archive = Archive(catalog, store, limits=limits, scratch=scratch)
+        self.resolver = Resolver(catalog, self.archive, clock)
+        self.restorer = Restorer(catalog, self.archive, self.resolver, clock, new_id=new_uid)
+        self.history = HistoryReader(self.archive)
+        self.quarantine = Quarantine(catalog)
+        self.verifier = Verifier(catalog, store)
+        self.status = StatusReader(catalog, clock)
+        self.publisher = Publisher(catalog, store)
+        self.sealer = Sealer(catalog, store, clock, limits=limits)
+        self.compactor = Compactor(catalog, store, self.archive, clock, limits=limits)
+        self.snapshotter = Snapshotter(catalog, store, self.archive, clock, limits=limits)
+        self.maintenance = Maintenance(
+            catalog,
+            clock,
+            sealer=self.sealer,
+            compactor=self.compactor,
+            snapshotter=self.snapshotter,
+            publisher=self.publisher,
+            limits=limits,
+        )
+        self.file_ingest = FileIngest(catalog, limits=limits)
+
+    async def ensure_log(self, name: str) -> LogState:
+        """Return the log of that name, made now if need be.
+
+        Raises:
+            InvalidRequest: The name is not one of a log.
+        """
+        if not _LOG_NAME.fullmatch(name):
+            raise InvalidRequest(
+                "this is no name for a log",
+                hint="use up to 63 of a-z, 0-9, - and _, not - or _ first",
+                log=name,
+            )
+        return await self.catalog.create_log(
+            name, uid=new_uid(), created_us=self.clock.now_us(), manifest_hash=GENESIS_HASH
+        )
+
+    async def appender(self, log: str) -> Appender:
+        """Return the one appender of a log; the log is made if need be."""
+        if log not in self._appenders:
+            await self.ensure_log(log)
+        if log not in self._appenders:
+            appender = Appender(
+                self.catalog, self.store, self.clock, log=log, limits=self.limits
+            )
+            self._appenders[log] = appender
+            await self._stack.enter_async_context(appender)
+        return self._appenders[log]
+
+    async def close(self) -> None:
+        """Store what waits, then let go of everything."""
+        await self._stack.aclose()
+
+
+@asynccontextmanager
+async def open_app(settings: Settings) -> AsyncIterator[App]:
+    """Start what the settings ask for, and take it down at the end.
+
+    Raises:
+        Unavailable: The catalog does not answer or cannot be started.
+        InvalidRequest: A setting makes no sense.
+    """
+    folder = settings.store_folder
+    clean_scratch(settings.data)
+    async with AsyncExitStack() as stack:
+        url = settings.catalog_url
+        if url is None:
+            settings.data.mkdir(parents=True, exist_ok=True)
+            server = await EmbeddedPostgres.start(settings.data / "postgres")
+            stack.push_async_callback(server.stop)
+            url = await server.ensure_database("pitr")
+        catalog = await PostgresCatalog.open(url, migrations=migrations_folder())
+        stack.push_async_callback(catalog.close)
+        store = DirectoryStore(folder)
+        await store.clean()
+        app = App(settings, settings.limits(), SystemClock(), catalog, store)
+        stack.push_async_callback(app.close)
+        await app.ensure_log(settings.log)
+        yield app
+
+
+def process_scratch(data: Path) -> Path:
+    """This process's folder for spilled files."""
+    return data / "scratch" / str(psutil.Process().pid)
+
+
+def clean_scratch(data: Path) -> None:
+    """Remove what processes that are gone left behind."""
+    for folder in (data / "scratch").glob("*"):
+        if not (folder.name.isdigit() and psutil.pid_exists(int(folder.name))):
+            shutil.rmtree(folder, ignore_errors=True)
