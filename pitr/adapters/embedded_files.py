@@ -133,7 +133,7 @@ class Layout:
             if account.borrowed:
                 os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         if owner.st_uid == os.geteuid():
-            self.folder.chmod(0o700)
+            self.folder.chmod(0o711 if account.borrowed else 0o700)
         make_private(self.logs, account)
         grant_traversal(self.folder, account)
 
@@ -207,7 +207,8 @@ class Layout:
         for name, text in texts.items():
             draft = self.data / f"{name}.new"
             draft.unlink(missing_ok=True)
-            with draft.open("x", encoding="utf-8", opener=_private) as file:
+            with draft.open("x", encoding="utf-8") as file:
+                os.fchmod(file.fileno(), 0o600)
                 file.write(text)
             account.own(draft)
             draft.replace(self.data / name)
@@ -255,11 +256,7 @@ def make_private(folder: Path, account: Account) -> None:
             folder=folder,
         )
     folder.chmod(0o700)
-    account.own(folder)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    account.own_tree(folder)
 
 
 def _quoted(value: str) -> str:

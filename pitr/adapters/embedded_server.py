@@ -19,7 +19,14 @@ from pathlib import Path
 import psutil
 
 from pitr.adapters.embedded_account import Account, grant_reading
-from pitr.adapters.embedded_files import PORT, Layout, make_private, program, program_tree
+from pitr.adapters.embedded_files import (
+    PORT,
+    SOCKET_NAME,
+    Layout,
+    make_private,
+    program,
+    program_tree,
+)
 from pitr.adapters.file_lock import FileLock
 from pitr.domain.errors import Conflict, Unavailable
 
@@ -72,8 +79,8 @@ class Server:
                 )
 
     def _started(self, lock: FileLock) -> Path:
-        # With the lock in hand no process of this server is left, so a postmaster.pid is stale,
-        # whoever has that process id today. Only a server started without pitr can be there.
+        # With the lock in hand no process of this server is left, so what a killed one left behind
+        # is stale, whoever has its process id today. Only a server started by hand can be there.
         stranger = self._postmaster()
         if stranger is not None:
             raise Conflict(
@@ -87,8 +94,10 @@ class Server:
         else:
             self._initialize(lock)
         self.layout.refuse_other_major()
-        (self.layout.data / "postmaster.pid").unlink(missing_ok=True)
         sockets = self.layout.sockets(self.account)
+        stale = (self.layout.data / "postmaster.pid", sockets / f"{SOCKET_NAME}.lock")
+        for path in stale:
+            path.unlink(missing_ok=True)
         self.layout.write_settings(sockets, self.account)
         self._launch(lock)
         return sockets

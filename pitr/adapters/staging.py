@@ -55,7 +55,7 @@ class Staging:
         lock = self._folder / f"{owner}{_LOCK_SUFFIX}"
         with ExitStack() as held:
             try:
-                file = held.enter_context(lock.open("rb"))
+                file = held.enter_context(lock.open("r+b"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
                 pass

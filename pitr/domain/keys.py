@@ -18,9 +18,7 @@ from pitr.domain.errors import InvalidRequest
 KEY_DEPTH_MAX = 8
 """Deepest nesting inside a key. Most columns are scalars; an exact decimal may be an object."""
 
-CANONICAL_SIMPLE = (
-    r'^\{"[A-Za-z0-9_]+":(?:-?[0-9][0-9.eE+-]*|"[A-Za-z0-9_./@ -]*"|true|false)\}$'
-)
+CANONICAL_SIMPLE = r'^\{"[A-Za-z0-9_]+":(?:-?[0-9][0-9.eE+-]*|"[A-Za-z0-9_./@ -]*"|true|false)\}$'
 """A valid JSON text that matches this is its own canonical key (also read by RE2)."""
 
 _simple = re.compile(CANONICAL_SIMPLE[:-1].encode() + rb"\Z")
@@ -36,7 +34,7 @@ class BadKey(InvalidRequest):
     code = "bad_key"
 
     def __init__(self, message: str, *, flaw: str, **facts: object) -> None:
-        super().__init__(message, **facts)
+        super().__init__(message, hint=None, **facts)
         self.flaw = flaw
 
 
@@ -129,7 +127,9 @@ def _canonical_members(raw: bytes, *, path: str, depth: int) -> bytes:
         + b",".join(
             _encode(name)
             + b":"
-            + _canonical_value(bytes(value), path=f"{path}.{name}" if path else name, depth=depth + 1)
+            + _canonical_value(
+                bytes(value), path=f"{path}.{name}" if path else name, depth=depth + 1
+            )
             for name, value in members
         )
         + b"}"

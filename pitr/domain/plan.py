@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pitr.domain.errors import DataLoss
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
@@ -109,7 +106,7 @@ def check_coverage(view: LogView) -> None:
     """
     reached = 1
     ranges = [(ref.seq_first, ref.seq_end) for ref in view.segments]
-    for first, end in sorted(ranges + _runs(view.tail.column("seq").to_numpy())):
+    for first, end in sorted(ranges + _runs(view.tail.column("seq").to_pylist())):
         if first != reached:
             raise DataLoss(
                 "changes are missing from the log" if first > reached else "changes are listed twice",
@@ -123,9 +120,12 @@ def check_coverage(view: LogView) -> None:
         )
 
 
-def _runs(seqs: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _runs(seqs: list[int]) -> list[tuple[int, int]]:
     """Ranges without a hole in ascending seqs."""
-    if not len(seqs):
-        return []
-    breaks = np.flatnonzero(np.diff(seqs) != 1) + 1
-    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(seqs, breaks)]
+    runs: list[tuple[int, int]] = []
+    for place, seq in enumerate(seqs):
+        if place == 0 or seq != seqs[place - 1] + 1:
+            runs.append((seq, seq + 1))
+        else:
+            runs[-1] = (runs[-1][0], seq + 1)
+    return runs

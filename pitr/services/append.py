@@ -12,7 +12,7 @@ from typing import Self
 from pitr.domain.admission import AT_US_MIN, Admitted, admit
 from pitr.domain.batch import Batch
 from pitr.domain.catalog import Catalog
-from pitr.domain.columnar.segment import encode_segment, segment_ref
+from pitr.domain.columnar.segment import encode_segment
 from pitr.domain.columnar.stamp import stamp
 from pitr.domain.errors import Busy, Conflict, PitrError, SequenceMoved, Unavailable
 from pitr.domain.limits import Limits
@@ -181,7 +181,7 @@ class Appender:
             skew_us=self._limits.skew_us,
         )
         encoded = await asyncio.to_thread(encode_segment, stamped.table)
-        segment = segment_ref(self._log, encoded)
+        segment = encoded.ref(self._log)
         # Durable, then listed, then released. A crash between any two steps repeats work; no
         # order of crashes loses a change.
         await self._store.put_new(segment.name, encoded.body, sha256=segment.sha256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pitr.domain.catalog import Catalog
-from pitr.domain.columnar.segment import encode_segment, segment_ref
+from pitr.domain.columnar.segment import encode_segment
 from pitr.domain.compaction import seal_due
 from pitr.domain.errors import Conflict
 from pitr.domain.limits import Limits
@@ -47,7 +47,7 @@ class Sealer:
         if not run.num_rows or run.column("seq")[0].as_py() >= seq_end:
             return None
         encoded = await asyncio.to_thread(encode_segment, run)
-        segment = segment_ref(log, encoded)
+        segment = encoded.ref(log)
         # Durable, then listed in place of the tail. A crash in between leaves an object that no
         # one lists, and the tail whole.
         await self._store.put_new(segment.name, encoded.body, sha256=segment.sha256)

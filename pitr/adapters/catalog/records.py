@@ -17,7 +17,7 @@ class Records(Connected):
 
     _PUT_MARK = """
     INSERT INTO pitr.marks (log_id, name, seq_end, at_us, created_us, actor, reason)
-    VALUES ($1, $2, coalesce($3, $8), $4, $5, $6, $7) ON CONFLICT DO NOTHING
+    VALUES ($1, $2, coalesce($3::bigint, $8::bigint), $4, $5, $6, $7) ON CONFLICT DO NOTHING
     RETURNING name, seq_end, at_us, created_us, actor, reason
     """
 

@@ -10,6 +10,17 @@ import pyarrow as pa
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
 
 
+class Hints(NamedTuple):
+    """What the caller knows and the input does not say.
+
+    ``key_columns`` are the members of a row that are its key, for Debezium records without one;
+    ``collection`` is of changes that name none.
+    """
+
+    key_columns: tuple[str, ...] | None = None
+    collection: str | None = None
+
+
 class Draft(NamedTuple):
     """A row of ``DRAFT_SCHEMA``, its fields in the order of the columns."""
 

@@ -79,7 +79,10 @@ def _too_deep(name: str) -> Flaw:
 
 def _not_json(text: bytes, name: str, error: msgspec.DecodeError) -> Flaw:
     if _surrogate.search(text) and _is_json_for_python(text):
-        return Flaw("bad_unicode", f"{name}: a \\ud800–\\udfff escape without its other half")
+        return Flaw(
+            "bad_unicode",
+            f"{name}: half of a surrogate pair, such as \\ud800, without the other half",
+        )
     return Flaw("not_json", f"{name}: {error}")
 
 

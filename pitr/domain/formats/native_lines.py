@@ -24,7 +24,6 @@ from pitr.domain.formats.flaw import Flaw
 from pitr.domain.formats.times import commit_us_column
 from pitr.domain.keys import CANONICAL_SIMPLE
 
-
 Text = TypeVar("Text", str | None, str | int | None)
 
 
@@ -132,7 +131,7 @@ def _decoded(blob: bytes, items: Sequence[bytes]) -> list[_Line]:
         if not blob.isascii():
             blob.decode()
         lines = _lines.decode_lines(blob)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Unsure from error
     if len(lines) != len(items):
         raise Unsure

@@ -39,11 +39,11 @@ def commit_us(value: str | int, *, name: str = "at") -> int:
 
     Raises:
         Flaw: ``naive_time`` without an offset; ``bad_time`` where it is no time at all, or not in
-            the years 0001–9999.
+            the years 0001 to 9999.
     """
     at_us = value if isinstance(value, int) else _from_text(value, name)
     if not AT_US_MIN <= at_us < AT_US_END:
-        raise Flaw("bad_time", f"{name}: {str(value)[:40]} is not in the years 0001–9999 UTC")
+        raise Flaw("bad_time", f"{name}: {str(value)[:40]} is not in the years 0001 to 9999 UTC")
     return at_us
 
 
@@ -100,6 +100,6 @@ def _column_of_common(texts: pa.Array) -> pa.Array:
         raise pa.ArrowInvalid("not all of them are in the common form")
     at_us = texts.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     bounds = pc.min_max(at_us)
-    if not AT_US_MIN <= bounds["min"].as_py() or not bounds["max"].as_py() < AT_US_END:
+    if bounds["min"].as_py() < AT_US_MIN or bounds["max"].as_py() >= AT_US_END:
         raise pa.ArrowInvalid("out of range")
     return at_us

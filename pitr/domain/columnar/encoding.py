@@ -1,0 +1,90 @@
+"""How pitr writes Parquet: one set of options, one way to cut row groups; see ``docs/format.md``."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pitr.domain.columnar.schema import CHANGE_SCHEMA
+
+Kind = Literal["segment", "snapshot"]
+
+FILE_FORMAT: Final = 1
+"""Version of the file format, in the footer as ``pitr.format``."""
+
+ROW_GROUP_ROWS_MAX: Final = 65_536
+ROW_GROUP_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Documents and keys of a row group, uncompressed. A reader holds one row group at the most; only
+a single row that is larger by itself makes a larger group."""
+
+PAGE_ROWS_MAX: Final = 2_048
+PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+LEVEL_FAST: Final = 1
+"""zstd level of what capture waits for."""
+
+LEVEL_SMALL: Final = 6
+"""zstd level of what is written once in the background: compaction and snapshots."""
+
+SORT_KEYS: Final = (("collection", "ascending"), ("key", "ascending"), ("seq", "ascending"))
+DOCUMENTS: Final = ("after", "before", "unchanged", "meta")
+
+_DICTIONARY = ["collection", "op", "before", "unchanged", "lane", "actor", "reason"]
+_DELTA = ("seq", "at_us", "commit_us", "recorded_us", "position")
+
+
+def open_writer(where: object, *, kind: Kind, level: int) -> pq.ParquetWriter:
+    """Open a Parquet writer with the options of the format."""
+    return pq.ParquetWriter(
+        where,
+        CHANGE_SCHEMA.with_metadata({"pitr.format": str(FILE_FORMAT), "pitr.kind": kind}),
+        compression="zstd",
+        compression_level=level,
+        use_dictionary=_DICTIONARY,
+        column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
+        data_page_size=PAGE_BYTES_MAX,
+        max_rows_per_page=PAGE_ROWS_MAX,
+        write_batch_size=256,
+        write_page_index=True,
+        write_page_checksum=True,
+        sorting_columns=pq.SortingColumn.from_ordering(CHANGE_SCHEMA, list(SORT_KEYS)),
+    )
+
+
+def finish(writer: pq.ParquetWriter, *, document_bytes_max: int) -> None:
+    """Add what is known only at the end, and close."""
+    writer.add_key_value_metadata({"pitr.document_bytes_max": str(document_bytes_max)})
+    writer.close()
+
+
+def row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    """Cut a table into row groups within both limits."""
+    ends = pc.cumulative_sum(_row_bytes(table))
+    first, before = 0, 0
+    while first < table.num_rows:
+        last = min(first + ROW_GROUP_ROWS_MAX, table.num_rows)
+        fitting = bisect.bisect_right(
+            range(last), before + ROW_GROUP_BYTES_MAX, lo=first, key=lambda row: ends[row].as_py()
+        )
+        end = max(fitting, first + 1)
+        yield table.slice(first, end - first)
+        first, before = end, ends[end - 1].as_py()
+
+
+def document_bytes_max(table: pa.Table) -> int:
+    """Length of the longest document in the table, bytes."""
+    lengths = (pc.max(pc.binary_length(table[name])).as_py() for name in DOCUMENTS)
+    return max(itertools.chain([0], (length for length in lengths if length is not None)))
+
+
+def _row_bytes(table: pa.Table) -> pa.Array:
+    total = pc.binary_length(table["key"]).cast(pa.int64())
+    for name in DOCUMENTS:
+        total = pc.add(total, pc.fill_null(pc.binary_length(table[name]), 0).cast(pa.int64()))
+    return total.combine_chunks() if isinstance(total, pa.ChunkedArray) else total

@@ -1,0 +1,278 @@
+"""The state of a moment, computed with DuckDB from verified local files.
+
+What it computes is ``domain.fold.fold``; how: the newest seq of each (collection, key) from four
+narrow columns, then the documents of just those rows, joined by seq (late materialisation: Abadi
+et al., "Materialization Strategies in a Column-Oriented DBMS", ICDE 2007). Rows whose
+newest change is a patch are folded in Python, as both sides stream past in key order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pitr.domain.change import Change, Op
+from pitr.domain.columnar import replay_sql as sql
+from pitr.domain.columnar.engine import Engine
+from pitr.domain.columnar.large import LARGE_BYTES, LargeDocuments, has_large
+from pitr.domain.columnar.encoding import document_bytes_max
+from pitr.domain.columnar.rows import empty_table
+from pitr.domain.columnar.schema import CHANGE_SCHEMA
+from pitr.domain.columnar.spool import Spool
+from pitr.domain.fold import patched
+from pitr.domain.target import Cut
+
+BATCH_BYTES: Final = 16 * 1024 * 1024
+"""A batch ends with the document that takes its long and patched documents past this."""
+
+DIRECT_COLLECTIONS_MAX: Final = 4
+"""With more collections than this, all rows are sorted once into a spool and read from there."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayInput:
+    """What to replay.
+
+    ``base`` is the parts of one snapshot, full images with seq below ``base_seq_end`` (1 without a
+    base), all inside ``cut``. ``segments`` may hold rows below it, which do not count, and
+    rows outside the cut. ``tail`` has ``CHANGE_SCHEMA``. ``keys`` are (collection, canonical key).
+    The hints may be true in vain, never false in vain.
+    """
+
+    base: tuple[Path, ...] = ()
+    base_seq_end: int = 1
+    segments: tuple[Path, ...] = ()
+    tail: pa.Table | None = None
+    cut: Cut
+    collections: frozenset[str] | None = None
+    keys: frozenset[tuple[str, str]] | None = None
+    has_patches: bool = True
+    has_truncates: bool = True
+
+
+class Replay:
+    """The rows of ``given.cut``; a ``RestorableState`` while it is entered.
+
+    Args:
+        given: What to replay.
+        memory_bytes: Budget of the whole process, at least ``MEMORY_BYTES_MIN``; state beyond it
+            spills.
+        spill_folder: Where a folder for that may be made; it needs room for the state.
+        threads: How many threads to work with.
+
+    Raises:
+        DataLoss: A file cannot be read.
+        Unavailable: The spill folder is full.
+    """
+
+    counts: Mapping[str, int]
+
+    def __init__(
+        self, given: ReplayInput, *, memory_bytes: int, spill_folder: Path, threads: int
+    ) -> None:
+        self._given = given
+        self._engine = Engine(memory_bytes=memory_bytes, spill_folder=spill_folder, threads=threads)
+        self._large: LargeDocuments | None = None
+        self._spool: Spool | None = None
+        self._has_patches = given.has_patches
+
+    def __enter__(self) -> Self:
+        try:
+            self._create_views()
+            self._find_newest()
+            self._find_large()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget everything and delete what was spilled."""
+        if self._large is not None:
+            self._large.close()
+        self._engine.close()
+
+    def all_rows(self) -> Iterator[pa.RecordBatch]:
+        """Yield every row in (collection, key) order; batches have ``CHANGE_SCHEMA``."""
+        return self._rows(None)
+
+    def rows(self, collection: str) -> Iterator[pa.RecordBatch]:
+        """Yield the collection's rows in key order; batches have ``CHANGE_SCHEMA``."""
+        if not self.counts.get(collection):
+            return iter(())
+        if len(self.counts) <= DIRECT_COLLECTIONS_MAX:
+            return self._rows(collection)
+        if self._spool is None:
+            self._spool = Spool(self._engine.folder / "spool", self.all_rows())
+        return self._spool.rows(collection)
+
+    def _create_views(self) -> None:
+        given, engine = self._given, self._engine
+        engine.add_table("empty", empty_table())
+        if given.tail is not None:
+            engine.add_table("tail", given.tail)
+        sources: dict[str, Any] = {
+            "base": given.base,
+            "segments": given.segments,
+            "has_tail": given.tail is not None,
+            "base_seq_end": given.base_seq_end,
+        }
+        engine.run(sql.narrow_view(**sources, cut=given.cut, collections=given.collections))
+        engine.run(sql.wide_view(**sources))
+        if given.base:
+            query = sql.base_outside(given.base, base_seq_end=given.base_seq_end, cut=given.cut)
+            assert engine.rows(query) == [(0,)], "a base is inside the cut as a whole"
+
+    def _find_newest(self) -> None:
+        given, engine = self._given, self._engine
+        if given.keys is not None:
+            wanted = sorted(given.keys)
+            names = {"collection": [name for name, _ in wanted], "key": [key for _, key in wanted]}
+            schema = pa.schema([("collection", pa.string()), ("key", pa.string())])
+            engine.add_table("wanted", pa.table(names, schema=schema))
+        engine.run(
+            sql.newest_table(
+                has_patches=given.has_patches,
+                has_truncates=given.has_truncates,
+                has_keys=given.keys is not None,
+            )
+        )
+        engine.run(sql.truncates_table(has_truncates=given.has_truncates))
+        engine.run(sql.LIVING_VIEW)
+        found: Any = engine.rows(sql.COUNTS)
+        self.counts = dict(sorted(found))
+        if self._has_patches:
+            engine.run(sql.CHAIN_TABLE)
+            self._has_patches = engine.rows("SELECT count(*) FROM chain") != [(0,)]
+
+    def _find_large(self) -> None:
+        given = self._given
+        base = [path for path in given.base if has_large(path)]
+        segments = [path for path in given.segments if has_large(path)]
+        tail = given.tail if given.tail is not None else empty_table()
+        if not base and not segments and document_bytes_max(tail) <= LARGE_BYTES:
+            return
+        if not given.has_patches:
+            self._engine.run("CREATE TABLE chain (seq BIGINT)")
+        self._engine.run(sql.NEEDED_TABLE)
+        self._large = LargeDocuments(self._engine)
+        self._large.add_files(base, seq_first=1)
+        self._large.add_files(segments, seq_first=given.base_seq_end)
+        self._large.add_table(tail, seq_first=given.base_seq_end)
+        self._engine.run("DROP TABLE needed")
+
+    def _rows(self, collection: str | None) -> Iterator[pa.RecordBatch]:
+        has_large = self._large is not None
+        chains = self._chains(collection) if self._has_patches else iter(())
+        query = sql.state_rows(
+            has_patches=self._has_patches, has_large=has_large, collection=collection
+        )
+        for batch in self._engine.stream(query):
+            yield from self._completed(batch, chains)
+
+    def _chains(self, collection: str | None) -> Iterator[Change]:
+        """Yield patched rows in (collection, key) order, one at a time."""
+        row: Change | None = None
+        query = sql.chain_rows(has_large=self._large is not None, collection=collection)
+        for batch in self._engine.stream(query):
+            for number in range(batch.num_rows):
+                change = self._chain_change(batch, number)
+                if row is not None and (row.collection, row.key) != (change.collection, change.key):
+                    yield row
+                    row = None
+                row = patched(row, change) if change.op == Op.PATCH else change
+        if row is not None:
+            yield row
+
+    def _chain_change(self, batch: pa.RecordBatch, number: int) -> Change:
+        row: Row = batch.slice(number, 1).to_pylist()[0]
+        return Change(
+            seq=row["seq"],
+            collection=row["collection"],
+            key=row["key"],
+            op=Op(row["op"]),
+            after=self._document(row, "after"),
+            unchanged=row["unchanged"].encode() if row["unchanged"] is not None else None,
+            at_us=0,
+            commit_us=0,
+            recorded_us=0,
+            lane="",
+            position=0,
+        )
+
+    def _document(self, row: Row, name: str) -> bytes | None:
+        if row[f"{name}_offset"] is not None:
+            assert self._large is not None
+            return self._large.read(offset=row[f"{name}_offset"], length=row[f"{name}_bytes"])
+        return row[name].encode() if row[name] is not None else None
+
+    def _completed(
+        self, batch: pa.RecordBatch, chains: Iterator[Change]
+    ) -> Iterator[pa.RecordBatch]:
+        """Fill in long and patched documents, and cut the batch where they grow too many."""
+        special = batch["patched"]
+        for name in ("after_offset", "meta_offset"):
+            special = pc.or_(special, pc.is_valid(batch[name]))
+        first, given, size = 0, _Given(), 0
+        for number in pc.indices_nonzero(special).to_pylist():
+            row: Row = batch.slice(number, 1).to_pylist()[0]
+            after = self._after(row, chains)
+            meta = self._document(row, "meta")
+            given.add(number, after, meta)
+            size += len(after or b"") + len(meta or b"")
+            if size >= BATCH_BYTES:
+                yield given.applied(batch, first=first, end=number + 1)
+                first, given, size = number + 1, _Given(), 0
+        if first < batch.num_rows:
+            yield given.applied(batch, first=first, end=batch.num_rows)
+
+    def _after(self, row: Row, chains: Iterator[Change]) -> bytes | None:
+        if not row["patched"]:
+            return self._document(row, "after")
+        change = next(chains)
+        assert change.seq == row["seq"], "both streams are in the same order"
+        return change.after
+
+
+class _Given:
+    """Documents that replace those of a batch, by row."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.after: list[bytes | None] = []
+        self.meta: list[bytes | None] = []
+
+    def add(self, number: int, after: bytes | None, meta: bytes | None) -> None:
+        self.numbers.append(number)
+        self.after.append(after)
+        self.meta.append(meta)
+
+    def applied(self, batch: pa.RecordBatch, *, first: int, end: int) -> pa.RecordBatch:
+        """Return rows ``[first, end)`` with ``CHANGE_SCHEMA``."""
+        piece = batch.slice(first, end - first)
+        columns = {name: piece[name] for name in piece.schema.names if name in CHANGE_SCHEMA.names}
+        if self.numbers:
+            places = pa.array([number - first for number in self.numbers], pa.int64())
+            mask = pc.is_in(pa.array(range(end - first), pa.int64()), places)
+            for name, values in (("after", self.after), ("meta", self.meta)):
+                documents = pa.array(values, pa.binary()).cast(pa.string())
+                columns[name] = pc.replace_with_mask(columns[name], mask, documents)
+        absent = pa.nulls(end - first, pa.string())
+        arrays = [columns.get(name, absent) for name in CHANGE_SCHEMA.names]
+        return pa.record_batch(arrays, schema=CHANGE_SCHEMA)

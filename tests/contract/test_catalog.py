@@ -1,0 +1,516 @@
+"""The contract of the catalog: what every implementation of ``pitr.domain.catalog`` keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from pitr.adapters.catalog import PostgresCatalog
+from pitr.adapters.migrations_folder import migrations_folder
+from pitr.domain.admission import AT_US_MIN, admit
+from pitr.domain.batch import Batch, Idempotency
+from pitr.domain.change import Quarantined
+from pitr.domain.columnar.segment import encode_segment
+from pitr.domain.columnar.stamp import Stamped, stamp
+from pitr.domain.errors import (
+    Conflict,
+    IdempotencyConflict,
+    NotFound,
+    PositionConflict,
+    SequenceMoved,
+    Unavailable,
+)
+from pitr.domain.log import Appended, Gap
+from pitr.domain.manifest import GENESIS_HASH, ObjectRef, replay_entries
+from pitr.domain.plan import check_coverage
+from tests.changes import batch, draft
+from tests.conftest import START_US
+
+SKEW_US = 1_000_000
+
+
+async def append(catalog: PostgresCatalog, log: str, *batches: Batch) -> list[object]:
+    return list(
+        await catalog.append(log, batches, recorded_us=START_US, skew_us=SKEW_US)
+    )
+
+
+async def stored(catalog: PostgresCatalog, log: str, one: Batch) -> Appended:
+    (answer,) = await append(catalog, log, one)
+    assert isinstance(answer, Appended), answer
+    return answer
+
+
+async def sealed(catalog: PostgresCatalog, log: str) -> ObjectRef:
+    run = await catalog.oldest_run(log, rows_max=1_000, bytes_max=1 << 30)
+    ref = encode_segment(run).ref(log)
+    await catalog.seal(log, ref, recorded_us=START_US)
+    return ref
+
+
+def segment_of(one: Batch, log: str, *, seq_first: int) -> tuple[ObjectRef, Stamped]:
+    stamped = stamp(
+        admit(one, None).changes,
+        seq_first=seq_first,
+        lane=one.lane,
+        position_first=None,
+        lane_at_us=AT_US_MIN,
+        recorded_us=START_US,
+        skew_us=SKEW_US,
+    )
+    return encode_segment(stamped.table).ref(log), stamped
+
+
+async def test_seq_starts_at_one_and_has_no_holes(catalog: PostgresCatalog, log: str) -> None:
+    first = await stored(catalog, log, batch([draft(), draft()]))
+    second = await stored(catalog, log, batch([draft()], position_first=2))
+    assert (first.seq_first, first.seq_end, second.seq_first, second.seq_end) == (1, 3, 3, 4)
+    view = await catalog.view(log)
+    assert view.tail.column("seq").to_pylist() == [1, 2, 3]
+    check_coverage(view)
+
+
+async def test_concurrent_appends_leave_no_hole_and_no_double(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    async def lane(name: str) -> None:
+        for position in range(20):
+            await stored(catalog, log, batch([draft()], lane=name, position_first=position))
+
+    await asyncio.gather(*(lane(f"lane-{number}") for number in range(6)))
+    view = await catalog.view(log)
+    assert view.tail.column("seq").to_pylist() == list(range(1, 121))
+
+
+async def test_no_reader_sees_a_seq_before_the_one_below_it(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    """Invariant 1: readers meanwhile see a prefix, whatever order the writers commit in."""
+    done = asyncio.Event()
+
+    async def write(name: str) -> None:
+        for position in range(25):
+            await stored(catalog, log, batch([draft()] * 3, lane=name, position_first=position * 3))
+
+    async def read() -> None:
+        while not done.is_set():
+            view = await catalog.view(log)
+            seqs = view.tail.column("seq").to_pylist()
+            assert seqs == list(range(1, view.state.seq_next))
+
+    reader = asyncio.ensure_future(read())
+    await asyncio.gather(write("a"), write("b"), write("c"))
+    done.set()
+    await reader
+
+
+async def test_a_lane_moves_by_compare_and_set(catalog: PostgresCatalog, log: str) -> None:
+    """Invariant 2: a zombie that starts where the lane no longer stands stores nothing."""
+    one = batch([draft()])
+    answers = await asyncio.gather(*(append(catalog, log, one) for _ in range(5)))
+    outcomes = [answer[0] for answer in answers]
+    assert sum(isinstance(outcome, Appended) for outcome in outcomes) == 1
+    conflicts = [o for o in outcomes if isinstance(o, PositionConflict)]
+    assert [conflict.facts["expected"] for conflict in conflicts] == [1] * 4
+    assert (await catalog.log(log)).seq_next == 2
+
+
+async def test_a_batch_ahead_of_its_lane_is_refused(catalog: PostgresCatalog, log: str) -> None:
+    await stored(catalog, log, batch([draft()]))
+    (answer,) = await append(catalog, log, batch([draft()], position_first=7, resume=True))
+    assert isinstance(answer, PositionConflict)
+
+
+async def test_resume_stores_only_the_rest(catalog: PostgresCatalog, log: str) -> None:
+    await stored(catalog, log, batch([draft(1), draft(2)]))
+    again = await stored(catalog, log, batch([draft(1), draft(2), draft(3)], resume=True))
+    assert (again.count, again.position_end, again.duplicate) == (1, 3, False)
+    whole = await stored(catalog, log, batch([draft(1), draft(2)], resume=True))
+    assert (whole.count, whole.position_end, whole.duplicate) == (0, 3, True)
+    view = await catalog.view(log)
+    assert view.tail.column("key").to_pylist() == ['{"id":1}', '{"id":2}', '{"id":3}']
+
+
+async def test_one_refused_batch_does_not_keep_out_the_others(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await stored(catalog, log, batch([draft()], lane="a"))
+    bad = batch([draft()], lane="a")
+    results = await append(catalog, log, batch([draft()], lane="b"), bad, batch([draft()], lane="c"))
+    assert [type(result) for result in results] == [Appended, PositionConflict, Appended]
+    assert (await catalog.log(log)).seq_next == 4
+
+
+async def test_positions_are_taken_from_the_lane_when_the_input_has_none(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await stored(catalog, log, batch([draft(), draft()], position_first=None))
+    later = await stored(catalog, log, batch([draft()], position_first=None))
+    assert later.position_end == 3
+    view = await catalog.view(log)
+    assert view.tail.column("position").to_pylist() == [0, 1, 2]
+
+
+async def test_an_idempotent_request_is_answered_again_not_stored_again(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    one = batch([draft()], position_first=None, idempotency=Idempotency(key="k", body_sha256="x"))
+    first = await stored(catalog, log, one)
+    assert await stored(catalog, log, one) == replace(first, duplicate=True)
+    both = await append(catalog, log, one, one)
+    assert both == [replace(first, duplicate=True)] * 2
+    other = replace(one, idempotency=Idempotency(key="k", body_sha256="y"))
+    (answer,) = await append(catalog, log, other)
+    assert isinstance(answer, IdempotencyConflict)
+    assert (await catalog.log(log)).seq_next == 2
+
+
+async def test_an_idempotent_request_twice_in_one_commit_is_stored_once(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    one = batch([draft()], position_first=None, idempotency=Idempotency(key="k", body_sha256="x"))
+    first, second = await append(catalog, log, one, one)
+    assert isinstance(first, Appended)
+    assert isinstance(second, Appended)
+    assert (first.duplicate, second.duplicate) == (False, True)
+    assert (await catalog.log(log)).seq_next == 2
+
+
+async def test_answers_are_forgotten_only_when_they_are_old(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    one = batch([draft()], position_first=None, idempotency=Idempotency(key="k", body_sha256="x"))
+    await stored(catalog, log, one)
+    await catalog.forget_answers(before_us=START_US)
+    assert (await stored(catalog, log, one)).duplicate
+    assert await catalog.forget_answers(before_us=START_US + 1) >= 1
+    assert not (await stored(catalog, log, one)).duplicate
+
+
+async def test_log_time_never_decreases_within_a_lane(catalog: PostgresCatalog, log: str) -> None:
+    """Invariant 4, across appends and across lanes."""
+    times = [START_US - 5, START_US - 9, START_US - 7]
+    await stored(catalog, log, batch([draft(commit_us=us) for us in times]))
+    await stored(catalog, log, batch([draft(commit_us=START_US - 8)], position_first=3))
+    await stored(catalog, log, batch([draft(commit_us=START_US - 8)], lane="b"))
+    at = (await catalog.view(log)).tail.column("at_us").to_pylist()
+    assert at == [START_US - 5] * 4 + [START_US - 8]
+
+
+async def test_a_change_dated_ahead_is_clamped_and_counted(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    answer = await stored(catalog, log, batch([draft(commit_us=START_US + SKEW_US + 1)]))
+    assert answer.clamped_count == 1
+    view = await catalog.view(log)
+    assert view.tail.column("at_us").to_pylist() == [START_US + SKEW_US]
+    assert view.tail.column("commit_us").to_pylist() == [START_US + SKEW_US + 1]
+    assert view.state.clamped_count == 1
+
+
+async def test_the_log_refuses_update_delete_and_truncate(
+    catalog: PostgresCatalog, log: str, catalog_url: str
+) -> None:
+    await stored(catalog, log, batch([draft()]))
+    connection = await asyncpg.connect(catalog_url)
+    try:
+        for table in ("tail", "manifest"):
+            for statement in (f"DELETE FROM pitr.{table}", f"TRUNCATE pitr.{table}"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await connection.execute(statement)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("UPDATE pitr.tail SET after = null")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("UPDATE pitr.manifest SET hash = ''")
+        await connection.execute("SELECT set_config('pitr.sealer', 'on', false)")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("UPDATE pitr.tail SET after = null")
+    finally:
+        await connection.close()
+    assert (await catalog.view(log)).tail.num_rows == 1
+
+
+async def test_sealing_moves_changes_from_tail_to_segment(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await stored(catalog, log, batch([draft(), draft()]))
+    ref = await sealed(catalog, log)
+    view = await catalog.view(log)
+    assert view.tail.num_rows == 0
+    assert view.segments == (ref,)
+    check_coverage(view)
+
+
+async def test_only_one_of_two_sealers_wins(catalog: PostgresCatalog, log: str) -> None:
+    await stored(catalog, log, batch([draft(), draft()]))
+    run = await catalog.oldest_run(log, rows_max=1_000, bytes_max=1 << 30)
+    ref = encode_segment(run).ref(log)
+    results = await asyncio.gather(
+        *(catalog.seal(log, ref, recorded_us=START_US) for _ in range(3)), return_exceptions=True
+    )
+    assert sum(isinstance(result, Conflict) for result in results) == 2
+    assert (await catalog.log(log)).manifest_version == 1
+
+
+async def test_the_oldest_run_ends_where_a_segment_begins(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await stored(catalog, log, batch([draft(), draft()]))
+    large = batch([draft()] * 3, lane="big")
+    segment, stamped = segment_of(large, log, seq_first=3)
+    await catalog.append_segment(
+        log, large, segment=segment, stamped=stamped, lane_position=None, recorded_us=START_US
+    )
+    await stored(catalog, log, batch([draft()], position_first=2))
+    runs = []
+    while (run := await catalog.oldest_run(log, rows_max=10, bytes_max=1 << 30)).num_rows:
+        runs.append(run.column("seq").to_pylist())
+        await catalog.seal(log, encode_segment(run).ref(log), recorded_us=START_US)
+    assert runs == [[1, 2], [6]]
+    check_coverage(await catalog.view(log))
+
+
+async def test_the_oldest_run_keeps_both_limits(catalog: PostgresCatalog, log: str) -> None:
+    await stored(catalog, log, batch([draft(after='{"v":"%s"}' % ("x" * 1_000))] * 5))
+    run = await catalog.oldest_run(log, rows_max=2, bytes_max=1 << 30)
+    assert run.num_rows == 2
+    run = await catalog.oldest_run(log, rows_max=100, bytes_max=2_500)
+    assert run.num_rows == 2
+    run = await catalog.oldest_run(log, rows_max=100, bytes_max=1)
+    assert run.num_rows == 1
+
+
+async def test_a_segment_is_listed_only_for_the_seq_it_was_made_for(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    large = batch([draft()] * 3, lane="big")
+    segment, stamped = segment_of(large, log, seq_first=1)
+    await stored(catalog, log, batch([draft()]))
+    with pytest.raises(SequenceMoved):
+        await catalog.append_segment(
+            log, large, segment=segment, stamped=stamped, lane_position=None, recorded_us=START_US
+        )
+    state = await catalog.log(log)
+    assert (state.seq_next, state.manifest_version) == (2, 0)
+    assert await catalog.lanes(log, prefix="big") == []
+
+
+async def test_a_segment_is_listed_only_for_the_lane_position_it_was_made_for(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    """Invariant 2 holds for large batches too."""
+    large = batch([draft()] * 3, lane="big")
+    segment, stamped = segment_of(large, log, seq_first=1)
+    await catalog.append_segment(
+        log, large, segment=segment, stamped=stamped, lane_position=None, recorded_us=START_US
+    )
+    second, stamped = segment_of(large, log, seq_first=4)
+    with pytest.raises(SequenceMoved):
+        await catalog.append_segment(
+            log, large, segment=second, stamped=stamped, lane_position=None, recorded_us=START_US
+        )
+    assert (await catalog.log(log)).seq_next == 4
+
+
+async def test_manifest_entries_are_a_chain(catalog: PostgresCatalog, log: str) -> None:
+    for position in range(3):
+        await stored(catalog, log, batch([draft()], position_first=position))
+        await sealed(catalog, log)
+    entries = await catalog.entries(log, version_first=1)
+    manifest = replay_entries([(body, digest) for _, body, digest in entries])
+    view = await catalog.view(log)
+    assert manifest.version == view.state.manifest_version == 3
+    assert manifest.hash == view.state.manifest_hash
+    assert dict(manifest.objects) == {ref.name: ref for ref in view.objects}
+
+
+async def test_objects_are_replaced_in_one_step_or_not_at_all(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await stored(catalog, log, batch([draft()]))
+    old = await sealed(catalog, log)
+    new = replace(old, name=old.name + ".merged")
+    names = (old.name,)
+    await catalog.replace_objects(
+        log, kind="compact", add=(new,), retire=names, recorded_us=START_US
+    )
+    with pytest.raises(Conflict):
+        await catalog.replace_objects(
+            log,
+            kind="compact",
+            add=(replace(new, name="x"),),
+            retire=names,
+            recorded_us=START_US,
+        )
+    assert (await catalog.view(log)).segments == (new,)
+    assert await catalog.retired_objects(log, before_us=START_US) == []
+    assert await catalog.retired_objects(log, before_us=START_US + 1) == [old]
+    await catalog.replace_objects(log, kind="expire", expire=names, recorded_us=START_US)
+    assert await catalog.retired_objects(log, before_us=START_US + 1) == []
+    assert (await catalog.log(log)).manifest_version == 3
+
+
+async def test_publishing_never_goes_back(catalog: PostgresCatalog, log: str) -> None:
+    for position in range(3):
+        await stored(catalog, log, batch([draft()], position_first=position))
+        await sealed(catalog, log)
+    await catalog.published(log, 3)
+    await catalog.published(log, 1)
+    assert (await catalog.log(log)).published_version == 3
+
+
+async def test_a_view_of_one_row_brings_its_changes_and_truncates_only(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    rows = [draft(1), draft(2), draft(op="truncate"), draft(1, collection="shop.other"), draft(1)]
+    await stored(catalog, log, batch(rows))
+    view = await catalog.view(log, row=("shop.orders", '{"id":1}'))
+    assert view.tail.column("seq").to_pylist() == [1, 3, 5]
+
+
+async def test_transactions_that_come_in_parts_are_known(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    early, late = START_US - 100, START_US - 50
+    await stored(catalog, log, batch([draft(commit_us=early, tx="t1"), draft(commit_us=early)]))
+    await stored(
+        catalog, log, batch([draft(commit_us=late, tx="t1"), draft(tx="t2")], position_first=2)
+    )
+    state = await catalog.log(log)
+    assert await catalog.torn(state, seq_end=state.seq_next, at_us=early) == {"t1": 1}
+    assert await catalog.torn(state, seq_end=state.seq_next, at_us=late) == {}
+    assert await catalog.torn(state, seq_end=state.seq_next, at_us=early - 1) == {}
+    assert await catalog.torn(state, seq_end=3, at_us=None) == {"t1": 1}
+    assert await catalog.torn(state, seq_end=4, at_us=None) == {}
+
+
+async def test_quarantine_is_stored_with_its_batch_and_resolved_once(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    """Invariant 13, with invariant 2: the same position is not quarantined twice."""
+    bad = Quarantined(position=1, body=b"\xff{", code="not_utf8", reason="line", format="native")
+    one = replace(batch([draft()]), position_end=2, quarantined=(bad,), resume=True)
+    await stored(catalog, log, one)
+    await stored(catalog, log, one)
+    (item,) = await catalog.quarantine(log)
+    assert (item.body, item.code, item.position, item.lane) == (b"\xff{", "not_utf8", 1, "a")
+    fix = batch([draft()], lane="quarantine", position_first=None, resolves=item.quarantine_id)
+    await stored(catalog, log, fix)
+    (again,) = await append(catalog, log, fix)
+    assert isinstance(again, Conflict)
+    assert await catalog.quarantine_counts(log) == {"waiting": 0, "replayed": 1, "dismissed": 0}
+    with pytest.raises(NotFound):
+        await catalog.dismiss(log, item.quarantine_id, resolved_us=START_US)
+
+
+async def test_marks(catalog: PostgresCatalog, log: str) -> None:
+    await stored(catalog, log, batch([draft()] * 3))
+    facts = {"created_us": START_US, "actor": "me", "reason": None}
+    mark = await catalog.put_mark(log, "now", seq_end=None, at_us=None, **facts)
+    assert mark.seq_end == 4
+    with pytest.raises(Conflict):
+        await catalog.put_mark(log, "now", seq_end=1, at_us=None, **facts)
+    assert await catalog.marks(log) == [mark]
+    await catalog.delete_mark(log, "now")
+    for missing in (catalog.mark(log, "now"), catalog.delete_mark(log, "now")):
+        with pytest.raises(NotFound):
+            await missing
+
+
+async def test_operations_tell_who_why_and_how_it_ended(catalog: PostgresCatalog, log: str) -> None:
+    state = await catalog.log(log)
+    operation_id = uuid4().hex
+    await catalog.begin_operation(
+        state,
+        operation_id=operation_id,
+        kind="restore",
+        actor="ana",
+        reason="drill",
+        started_us=1,
+        detail={"to": "x"},
+    )
+    await catalog.end_operation(operation_id, outcome="done", ended_us=5, detail={"rows": 3})
+    (operation,) = await catalog.operations(log)
+    assert operation["detail"] == {"to": "x", "rows": 3}
+    assert (operation["actor"], operation["outcome"], operation["ended_us"]) == ("ana", "done", 5)
+
+
+async def test_gaps_are_in_every_view(catalog: PostgresCatalog, log: str) -> None:
+    gap = Gap(
+        lane="a",
+        position_first=3,
+        position_end=9,
+        at_min_us=None,
+        at_max_us=None,
+        seq_end=1,
+        reason="retention",
+        recorded_us=START_US,
+    )
+    await catalog.record_gap(log, gap)
+    assert (await catalog.view(log)).gaps == (gap,)
+
+
+async def test_an_unknown_log_is_named(catalog: PostgresCatalog) -> None:
+    for call in (catalog.log("no"), catalog.view("no"), append(catalog, "no", batch([draft()]))):
+        with pytest.raises(NotFound, match="log=no"):
+            await call
+
+
+async def test_a_catalog_that_is_away_is_unavailable() -> None:
+    with pytest.raises(Unavailable):
+        await PostgresCatalog.open(
+            "postgresql://x@127.0.0.1:1/x", migrations=migrations_folder()
+        )
+
+
+async def test_migrations_run_once_even_when_many_start_together(
+    postgres: object, catalog_url: str
+) -> None:
+    url = await postgres.ensure_database(f"m{uuid4().hex[:8]}")  # type: ignore[attr-defined]
+    opened = await asyncio.gather(
+        *(PostgresCatalog.open(url, migrations=migrations_folder()) for _ in range(4))
+    )
+    assert all([await one.logs() == [] for one in opened])
+    for one in opened:
+        await one.close()
+
+
+async def test_an_altered_or_unknown_migration_is_refused(
+    postgres: object, tmp_path: object
+) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    (folder / "0001_a.sql").write_text("SELECT 1")
+    url = await postgres.ensure_database(f"m{uuid4().hex[:8]}")  # type: ignore[attr-defined]
+    await (await PostgresCatalog.open(url, migrations=folder)).close()
+    (folder / "0001_a.sql").write_text("SELECT 2")
+    with pytest.raises(Conflict, match="changed"):
+        await PostgresCatalog.open(url, migrations=folder)
+    (folder / "0001_a.sql").unlink()
+    with pytest.raises(Conflict, match="newer"):
+        await PostgresCatalog.open(url, migrations=folder)
+
+
+async def test_hot_queries_use_their_indexes(
+    catalog: PostgresCatalog, log: str, catalog_url: str
+) -> None:
+    await stored(catalog, log, batch([draft(number) for number in range(3_000)]))
+    state = await catalog.log(log)
+    connection = await asyncpg.connect(catalog_url)
+    try:
+        await connection.execute("ANALYZE pitr.tail")
+        rows = await connection.fetch(
+            "EXPLAIN " + PostgresCatalog.TAIL_ROW, state.log_id, "shop.orders", '{"id":7}'
+        )
+    finally:
+        await connection.close()
+    assert "tail_row" in "\n".join(row[0] for row in rows)
+
+
+def test_genesis_is_a_hash() -> None:
+    assert len(GENESIS_HASH) == 64
