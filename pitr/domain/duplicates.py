@@ -15,7 +15,7 @@ DEPTH_MAX = 500
 """Deepest nesting of objects and arrays in one JSON text. Decoders recurse; this is far from their
 end and far past any row."""
 
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_values = msgspec.json.Decoder()
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]')
 
 
@@ -28,7 +28,8 @@ def first_duplicate(text: bytes) -> str | None:
 
     Two spellings of one name (``"a"`` and ``"\\u0061"``) are the same name.
     """
-    if distinct_names(text) == names_bound(text):
+    names_count = names_bound(text)
+    if names_count >= 0 and distinct_names(text) == names_count:
         return None
     try:
         # The numbers are thrown away. float() takes any length, int() stops at 4,300 digits.
@@ -71,18 +72,24 @@ def names_bound(text: bytes, *, line_feeds: bool = True) -> int:
 
 
 def distinct_names(text: bytes) -> int:
-    """Count the distinct names of an object and of objects directly within objects.
+    """Count the names of a valid JSON text, one that is repeated in its object once.
 
-    Objects within arrays are left out, so this is a lower bound of the names of the text.
+    -1 where the text holds a number that cannot be read into Python; numbers are thrown away.
     """
-    count, todo = 0, [text]
+    try:
+        todo = [_values.decode(text)]
+    except ValueError:
+        return -1
+    count = 0
     while todo:
         value = todo.pop()
-        if value.lstrip()[:1] != b"{":
+        inner = value
+        if type(value) is dict:
+            count += len(value)
+            inner = value.values()
+        elif type(value) is not list:
             continue
-        inner = _members.decode(value)
-        count += len(inner)
-        todo += [raw for each in inner.values() if (raw := bytes(each))[:1] == b"{"]
+        todo += [each for each in inner if type(each) is dict or type(each) is list]
     return count
 
 

@@ -113,11 +113,11 @@ class FileIngest:
     def _next_lines(self, reader: Reader, rest: bytes) -> tuple[bytes, bytes, bool]:
         """Return whole lines, the start of the next one, and whether the input ends here."""
         wanted = self._limits.ingest_bytes_max
-        fresh = reader.read(max(wanted - len(rest), 1 << 20))
-        block = rest + fresh
-        if len(fresh) < max(wanted - len(rest), 1 << 20):
-            return block, b"", True
-        lines, rest = whole_lines(block)
+        size = max(wanted - len(rest), wanted // 2)
+        fresh = reader.read(size)
+        if len(fresh) < size:
+            return rest + fresh, b"", True
+        lines, rest = whole_lines(rest + fresh)
         while not lines:
             if len(rest) > self._limits.segment_bytes_max:
                 raise TooLarge("a line is too long", bytes_max=self._limits.segment_bytes_max)

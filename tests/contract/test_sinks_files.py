@@ -274,7 +274,7 @@ async def test_a_reader_that_went_away_is_unavailable() -> None:
 
 
 def test_the_place_chooses_the_sink(tmp_path: Path) -> None:
-    assert isinstance(sink_for("-"), StdoutSink)
+    assert isinstance(sink_for("-", stream=io.BytesIO()), StdoutSink)
     assert isinstance(sink_for(str(tmp_path / "o")), FileSink)
     assert isinstance(sink_for(f"file://{tmp_path}/o"), FileSink)
     assert type(sink_for("postgresql://localhost/x")).__name__ == "PostgresSink"

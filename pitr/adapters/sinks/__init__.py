@@ -1,0 +1,55 @@
+"""Sinks by the place that a user names: a database, files, or the standard output."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+from pitr.adapters.sinks.files import SUFFIXES, FileFormat, FileSink, StdoutSink
+from pitr.adapters.sinks.postgres import PostgresSink
+from pitr.domain.errors import InvalidRequest
+from pitr.domain.ports import Sink
+
+_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://")
+
+
+def sink_for(
+    into: str,
+    *,
+    force: bool = False,
+    format: FileFormat | None = None,  # noqa: A002 (the word that users write)
+    rows_only: bool = False,
+    drop_unknown: bool = False,
+    stream: IO[bytes] | None = None,
+) -> Sink:
+    """Choose the sink for ``into``: ``postgresql://…``, a path or ``file://…``, or ``-``.
+
+    ``stream`` is what ``-`` means. ``drop_unknown`` is for databases, ``rows_only`` for NDJSON.
+
+    Raises:
+        InvalidRequest: It is no such place, or the path's ending says another format.
+    """
+    if into == "-":
+        return _stream_sink(stream, format, rows_only)
+    scheme = _SCHEME.match(into)
+    if scheme and scheme[1] in ("postgres", "postgresql"):
+        return PostgresSink(into, force=force, drop_unknown=drop_unknown)
+    if not into or (scheme and scheme[1] != "file"):
+        hint = "give postgresql://…, a path, or - for the standard output"
+        raise InvalidRequest("that is no place to restore into", hint=hint, into=into)
+    path = Path(unquote(urlsplit(into).path)) if scheme else Path(into)
+    if format is not None and path.suffix in SUFFIXES and path.suffix != f".{format}":
+        raise InvalidRequest("the path says another format", path=path, format=format)
+    return FileSink(path, format or "ndjson", force=force, rows_only=rows_only)
+
+
+def _stream_sink(
+    stream: IO[bytes] | None, form: FileFormat | None, rows_only: bool
+) -> StdoutSink:
+    if form not in (None, "ndjson"):
+        raise InvalidRequest("the standard output takes ndjson only", format=form)
+    if stream is None:
+        raise InvalidRequest("there is no standard output here", hint="give a path")
+    return StdoutSink(stream, rows_only=rows_only)

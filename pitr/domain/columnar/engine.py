@@ -46,9 +46,9 @@ class Engine:
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "enable_external_file_cache": False,
-                "parquet_metadata_cache": True,
             },
         )
+        self._connection.execute("SET parquet_metadata_cache = true")
 
     def close(self) -> None:
         """Close DuckDB and delete what it spilled."""

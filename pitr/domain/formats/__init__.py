@@ -33,7 +33,7 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 def decode_lines(
     body: bytes,
     *,
-    format: Format,
+    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
     position_first: int,
     key_columns: tuple[str, ...] | None = None,
     collection: str | None = None,
@@ -54,13 +54,13 @@ def decode_lines(
         full = [place for place, line in enumerate(lines) if line and not line.isspace()]
         positions = [positions[place] for place in full]
         lines = [lines[place] for place in full]
-    return decode(Items(lines, positions), format=format, hints=Hints(key_columns, collection))
+    return decode(Items(lines, positions), wanted=format, hints=Hints(key_columns, collection))
 
 
 def decode_array(
     body: bytes,
     *,
-    format: Format,
+    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
     position_first: int,
     key_columns: tuple[str, ...] | None = None,
     collection: str | None = None,
@@ -79,13 +79,13 @@ def decode_array(
             error=error,
         ) from error
     positions = range(position_first, position_first + len(elements))
-    return decode(Items(elements, positions), format=format, hints=Hints(key_columns, collection))
+    return decode(Items(elements, positions), wanted=format, hints=Hints(key_columns, collection))
 
 
 def decode_values(
     values: Sequence[bytes | None],
     *,
-    format: Format,
+    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
     positions: Sequence[int],
     keys: Sequence[bytes | None] | None = None,
     key_columns: tuple[str, ...] | None = None,
@@ -102,13 +102,13 @@ def decode_values(
         collection: As in ``decode_lines``.
     """
     items = Items(values, positions, keys)
-    return decode(items, format=format, hints=Hints(key_columns, collection))
+    return decode(items, wanted=format, hints=Hints(key_columns, collection))
 
 
 def decode_one(
     body: bytes,
     *,
-    format: Format,
+    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
     position: int,
     key: bytes | None = None,
     key_columns: tuple[str, ...] | None = None,

@@ -49,31 +49,31 @@ class Items:
         return zip(self.values, self.positions, keys, strict=True)
 
 
-def decode(items: Items, *, format: Format, hints: Hints) -> Decoded:
+def decode(items: Items, *, wanted: Format, hints: Hints) -> Decoded:
     """Decode all of them, in order."""
     tables: list[pa.Table] = []
     quarantined: list[Quarantined] = []
     for chunk in items.chunks(CHUNK_ITEMS):
-        _decode_chunk(chunk, format, hints, tables, quarantined)
+        _decode_chunk(chunk, wanted, hints, tables, quarantined)
     changes = pa.concat_tables(tables) if tables else DRAFT_SCHEMA.empty_table()
     return Decoded(changes=changes, quarantined=tuple(quarantined))
 
 
 def _decode_chunk(
     chunk: Items,
-    format: Format,
+    wanted: Format,
     hints: Hints,
     tables: list[pa.Table],
     quarantined: list[Quarantined],
 ) -> None:
-    table = _table_at_once(chunk) if format != "debezium" else None
+    table = _table_at_once(chunk) if wanted != "debezium" else None
     if table is not None:
         tables.append(table)
     elif len(chunk.values) > CHUNK_ITEMS_SMALL:
         for part in chunk.chunks(CHUNK_ITEMS_SMALL):
-            _decode_chunk(part, format, hints, tables, quarantined)
+            _decode_chunk(part, wanted, hints, tables, quarantined)
     else:
-        tables.append(table_of(_drafts_one_by_one(chunk, format, hints, quarantined)))
+        tables.append(table_of(_drafts_one_by_one(chunk, wanted, hints, quarantined)))
 
 
 def _table_at_once(chunk: Items) -> pa.Table | None:
@@ -89,11 +89,11 @@ def _table_at_once(chunk: Items) -> pa.Table | None:
 
 
 def _drafts_one_by_one(
-    chunk: Items, format: Format, hints: Hints, quarantined: list[Quarantined]
+    chunk: Items, wanted: Format, hints: Hints, quarantined: list[Quarantined]
 ) -> list[Draft]:
     drafts: list[Draft] = []
     for value, position, key in chunk.each():
-        taken = _taken_for(value, format)
+        taken = _taken_for(value, wanted)
         try:
             if taken == "debezium":
                 drafts += debezium.drafts_of(value, position=position, key=key, hints=hints)
@@ -108,10 +108,10 @@ def _drafts_one_by_one(
     return drafts
 
 
-def _taken_for(value: bytes | None, format: Format) -> Literal["native", "debezium"]:
-    if format == "auto":
+def _taken_for(value: bytes | None, wanted: Format) -> Literal["native", "debezium"]:
+    if wanted == "auto":
         return "debezium" if value is None or is_debezium(value) else "native"
-    return format
+    return wanted
 
 
 def _quarantined(

@@ -85,10 +85,13 @@ def is_unavailable(value: bytes) -> bool:
     if not may_hold_unavailable(value):
         return False
     try:
-        decoded = _any.decode(value)
+        return _is_stand_in(_any.decode(value))
     except ValueError:
         return False  # A number too long for an int, so no stand-in.
-    match decoded:
+
+
+def _is_stand_in(value: object) -> bool:
+    match value:
         case str(text):
             return text in _TEXTS
         case list(array):
@@ -96,6 +99,6 @@ def is_unavailable(value: bytes) -> bool:
         case {"wkb": str(wkb)}:
             return wkb in _GEOMETRIES
         case dict(mapping):
-            return all(name in _TEXTS and text in _TEXTS for name, text in mapping.items())
+            return all({name, str(text)} <= _TEXTS for name, text in mapping.items())
         case _:
             return False

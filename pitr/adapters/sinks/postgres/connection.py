@@ -1,0 +1,111 @@
+"""One connection for one restore: pinned settings, and asyncpg's errors as the five families."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from pitr.domain.errors import Conflict, InvalidRequest, NotFound, PitrError, Unavailable
+
+CONNECT_TIMEOUT_S: Final = 15
+
+PINNED: Final = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "search_path": "pg_catalog, public",
+    "row_security": "off",
+    "synchronous_commit": "on",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+"""Settings that a role or database may set otherwise, and that would change what is written, or
+whether it is durable. ``client_encoding`` is UTF8, which asyncpg asks for by itself."""
+
+_LINE: Final = re.compile(r", line (\d+)(?:, column (.+?))?(?:: .*)?$", re.S)
+
+Where = Callable[[int], Mapping[str, object]]
+"""Facts about the n-th line of the COPY under way, from 1."""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect; the connection is closed at the end whatever happened."""
+    with translated():
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def pin_settings(connection: asyncpg.Connection, *, lock_timeout_s: int) -> None:
+    """Pin the settings of the transaction that is open."""
+    pinned = {**PINNED, "lock_timeout": f"{lock_timeout_s}s"}
+    for name, value in pinned.items():
+        await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
+
+
+def shown(url: str) -> str:
+    """The URL without user, password and options, for reports."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@contextmanager
+def translated(where: Where | None = None) -> Iterator[None]:
+    """Turn what asyncpg and the socket raise into the five families; the only place that does."""
+    try:
+        yield
+    except PitrError:
+        raise
+    except asyncpg.PostgresError as error:
+        raise _family(error, where) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise InvalidRequest("the database URL cannot be used", reason=error) from error
+    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        raise Unavailable("the database does not answer", reason=reason) from error
+
+
+def _family(error: asyncpg.PostgresError, where: Where | None) -> Exception:
+    facts = _facts(error, where)
+    state = error.sqlstate or ""
+    if state in ("28P01", "28000"):
+        return InvalidRequest("the database refuses this user", **facts)
+    if state == "3D000":
+        return NotFound("there is no such database", **facts)
+    if state == "42501":
+        return InvalidRequest(
+            "the role may not do this", hint="restore as the owner of the tables", **facts
+        )
+    if state in ("23503", "42P07", "42P06", "55006"):
+        return Conflict("the database holds something that is in the way", **facts)
+    if state[:2] in ("22", "23", "54"):
+        return InvalidRequest("a value does not fit its column", **facts)
+    if state[:2] in ("08", "40", "53", "55", "57", "58", "XX"):
+        return Unavailable("the database cannot do it now", **facts)
+    return InvalidRequest("the database refuses", **facts)
+
+
+def _facts(error: asyncpg.PostgresError, where: Where | None) -> dict[str, object]:
+    """The place first, then what the server says, in its words."""
+    facts: dict[str, object] = {}
+    line = _LINE.search(getattr(error, "context", None) or "")
+    if line and where:
+        facts.update(where(int(line[1])))
+    column = getattr(error, "column_name", None) or (line[2] if line else None)
+    named = {"column": column, "constraint": getattr(error, "constraint_name", None)}
+    facts.update({name: value for name, value in named.items() if value})
+    facts["reason"] = error.message if hasattr(error, "message") else str(error)
+    if error.detail:
+        facts["detail"] = error.detail
+    facts["sqlstate"] = error.sqlstate
+    return facts

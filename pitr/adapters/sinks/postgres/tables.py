@@ -1,0 +1,168 @@
+"""The tables of a restore as the database describes them, and where a collection goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import asyncpg
+
+from pitr.domain.errors import InvalidRequest
+
+IDENTIFIER_BYTES_MAX: Final = 63
+"""Longest name that PostgreSQL keeps whole; it cuts longer ones without an error."""
+
+JsonStrings = Literal["auto", "text", "value"]
+"""What a JSON string in a ``json`` or ``jsonb`` column is: see ``docs/restore-postgres.md``."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table's schema and name, unquoted."""
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+    @property
+    def quoted(self) -> str:
+        """As it stands in SQL."""
+        return f"{quoted(self.schema)}.{quoted(self.table)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column. ``base`` is the built-in type below any domain, ``""`` for types of others.
+
+    ``element`` is that of an array, which has base ``array``; ``typmod`` is PostgreSQL's number
+    for what stands in the type's parentheses, -1 for nothing.
+    """
+
+    name: str
+    type: str
+    base: str
+    element: str | None = None
+    typmod: int = -1
+    fills_itself: bool = False
+    generated: bool = False
+    json_strings: JsonStrings = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table that exists."""
+
+    name: TableName
+    oid: int
+    columns: tuple[Column, ...] = ()
+    has_rows: bool = False
+
+
+def table_name(collection: str, names: Mapping[str, str]) -> TableName:
+    """Say where a collection goes: ``schema.table``, or ``table`` in ``public``.
+
+    Raises:
+        InvalidRequest: The name has more than two parts, an empty or a too long one.
+    """
+    parts = names.get(collection, collection).split(".")
+    parts = parts if len(parts) > 1 else ["public", *parts]
+    if len(parts) != 2 or not all(0 < len(part.encode()) <= IDENTIFIER_BYTES_MAX for part in parts):
+        raise InvalidRequest(
+            "the collection's name does not name a table",
+            hint="name a schema and a table of at most 63 bytes each for it",
+            collection=collection,
+        )
+    return TableName(*parts)
+
+
+def table_names(collections: Iterable[str], names: Mapping[str, str]) -> dict[str, TableName]:
+    """Say where each collection goes.
+
+    Raises:
+        InvalidRequest: Two go to the same table, or one has no possible table.
+    """
+    found = {collection: table_name(collection, names) for collection in collections}
+    taken: dict[TableName, str] = {}
+    for collection, name in found.items():
+        other = taken.setdefault(name, collection)
+        if other != collection:
+            raise InvalidRequest(
+                "two collections go to the same table", collections=[other, collection], table=name
+            )
+    return found
+
+
+def quoted(name: str) -> str:
+    """An identifier as it stands in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+_TABLES = """
+SELECT n.nspname AS schema, c.relname AS name, c.oid::bigint AS oid, c.relkind::text AS kind
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN unnest($1::text[], $2::text[]) AS asked (schema, name)
+  ON asked.schema = n.nspname AND asked.name = c.relname
+"""
+
+
+async def existing(
+    connection: asyncpg.Connection, names: Iterable[TableName]
+) -> dict[TableName, Table]:
+    """Find those of ``names`` that exist, without their columns.
+
+    Raises:
+        InvalidRequest: One is a view or something else that cannot be filled.
+    """
+    asked = list(names)
+    rows = await connection.fetch(
+        _TABLES, [name.schema for name in asked], [name.table for name in asked]
+    )
+    found = {}
+    for row in rows:
+        name = TableName(row["schema"], row["name"])
+        if row["kind"] not in ("r", "p"):
+            raise InvalidRequest("that is not a table", table=name)
+        found[name] = Table(name=name, oid=row["oid"])
+    return found
+
+
+_COLUMNS = """
+SELECT
+    a.attname AS name,
+    format_type(a.atttypid, a.atttypmod) AS type,
+    CASE WHEN element.oid IS NOT NULL THEN 'array'
+         WHEN base.typnamespace = 'pg_catalog'::regnamespace THEN base.typname
+         ELSE '' END AS base,
+    CASE WHEN element.typnamespace = 'pg_catalog'::regnamespace THEN element.typname
+         WHEN element.oid IS NOT NULL THEN '' END AS element,
+    base.typmod,
+    a.attnotnull AND (a.atthasdef OR a.attidentity <> '') AS fills_itself,
+    a.attgenerated <> '' AS generated
+FROM pg_attribute a
+CROSS JOIN LATERAL (
+    WITH RECURSIVE below AS (
+        SELECT t.*, a.atttypmod AS typmod FROM pg_type t WHERE t.oid = a.atttypid
+        UNION ALL
+        SELECT t.*, below.typtypmod FROM below
+        JOIN pg_type t ON t.oid = below.typbasetype WHERE below.typtype = 'd'
+    )
+    SELECT typname, typnamespace, typelem, typcategory, typmod FROM below WHERE typtype <> 'd'
+) AS base
+LEFT JOIN pg_type element ON base.typcategory = 'A' AND element.oid = base.typelem
+WHERE a.attrelid = $1::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+
+
+async def described(
+    connection: asyncpg.Connection, table: Table, *, json_strings: JsonStrings
+) -> Table:
+    """Add the columns, and whether there are rows; lock the table first."""
+    rows = await connection.fetch(_COLUMNS, table.oid)
+    columns = tuple(Column(**dict(row), json_strings=json_strings) for row in rows)
+    has_rows = await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table.name.quoted})")
+    return replace(table, columns=columns, has_rows=has_rows)
