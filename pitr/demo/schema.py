@@ -77,7 +77,7 @@ CREATE INDEX ON shop.payments (order_id);
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Table:
     """What the app knows of a table; ``columns`` are in the table's order.
 

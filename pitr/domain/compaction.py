@@ -90,13 +90,24 @@ def latest_snapshot(snapshots: Iterable[ObjectRef]) -> tuple[ObjectRef, ...]:
     return tuple(ref for ref in parts if ref.seq_end == seq_end)
 
 
-def snapshot_due(view: LogView, *, newest_us: int | None, now_us: int, limits: Limits) -> bool:
-    """Tell whether enough changed since the newest snapshot, or it is old and anything changed.
+def snapshot_due(view: LogView, *, waited_us: int, limits: Limits) -> bool:
+    """Tell whether enough changed since the newest snapshot for the next to be worth its writing.
 
     Args:
-        newest_us: When the newest snapshot was made, None if there is none.
+        view: The log now.
+        waited_us: How long the newest snapshot has been the newest, as far as is known.
+        limits: ``snapshot_changes_min`` changes are enough at any time; once ``snapshot_age_us``
+            has passed, a hundredth of the snapshot's rows.
     """
     parts = latest_snapshot(view.snapshots)
     changed = view.state.seq_next - (parts[0].seq_end if parts else 1)
-    aged = newest_us is None or now_us - newest_us >= limits.snapshot_age_us
-    return changed >= limits.snapshot_changes_min or (changed > 0 and aged and bool(parts))
+    if waited_us >= limits.snapshot_age_us:
+        return changed > sum(ref.row_count for ref in parts) // 100
+    return changed >= limits.snapshot_changes_min
+
+
+def snapshots_to_retire(snapshots: Iterable[ObjectRef], *, kept: int) -> tuple[ObjectRef, ...]:
+    """The parts of all but the newest ``kept`` snapshots."""
+    parts = tuple(snapshots)
+    newest = sorted({ref.seq_end for ref in parts})[-kept:]
+    return tuple(ref for ref in parts if ref.seq_end not in newest)

@@ -18,8 +18,11 @@ from pitr.domain.errors import InvalidRequest
 KEY_DEPTH_MAX = 8
 """Deepest nesting inside a key. Most columns are scalars; an exact decimal may be an object."""
 
-CANONICAL_SIMPLE = r'^\{"[A-Za-z0-9_]+":(?:-?[0-9][0-9.eE+-]*|"[A-Za-z0-9_./@ -]*"|true|false)\}$'
-"""A valid JSON text that matches this is its own canonical key (also read by RE2)."""
+CANONICAL_SIMPLE = (
+    r'^\{"[A-Za-z0-9_]+":(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?'
+    r'|"[A-Za-z0-9_./@ -]*"|true|false)\}$'
+)
+"""A text that matches this is its own canonical key (also read by RE2)."""
 
 _simple = re.compile(CANONICAL_SIMPLE[:-1].encode() + rb"\Z")
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -48,9 +51,9 @@ def canonical_key(text: bytes) -> str:
         BadKey: It is not JSON, not a key, repeats a name, or is longer than ``KEY_BYTES_MAX``.
     """
     raw = text.strip(b" \t\r\n")
-    _require_json(raw)
     if _simple.match(raw):
         return _within_limit(raw)
+    _require_json(raw)
     match raw[:1]:
         case b"{":
             canonical = _canonical_object(raw)

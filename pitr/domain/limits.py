@@ -26,6 +26,7 @@ class Limits:
     snapshot_changes_min: int = 100_000
     snapshot_age_us: int = 3_600_000_000
     snapshot_part_bytes_max: int = 256 * 1024 * 1024
+    snapshots_kept: int = 8
     retired_kept_us: int = 24 * 3_600_000_000
     answers_kept_us: int = 48 * 3_600_000_000
     memory_bytes: int = 1024 * 1024 * 1024

@@ -16,7 +16,8 @@ class Reads:
     """The objects that the state at ``cut`` is made from, and whether the tail is needed.
 
     ``base`` are the parts of one snapshot, ``base_seq_end`` its end (1 without one): rows of
-    segments below it are skipped.
+    segments below it are skipped. ``collections`` are those that exist below it, with rows or
+    without.
     """
 
     cut: Cut
@@ -24,6 +25,7 @@ class Reads:
     base_seq_end: int
     segments: tuple[ObjectRef, ...]
     tail: bool
+    collections: frozenset[str]
 
     @property
     def objects(self) -> tuple[ObjectRef, ...]:
@@ -75,14 +77,18 @@ def plan_reads(
         and (cut.at_us is None or ref.at_min_us <= cut.at_us)
         and (collections is None or not collections.isdisjoint(ref.ops))
     )
+    existing = {name for ref in view.segments if ref.seq_first < base_seq_end for name in ref.ops}
+    existing |= {ref.collection for ref in base if ref.collection is not None}
     if collections is not None:
         base = tuple(ref for ref in base if ref.collection in collections)
+        existing &= collections
     return Reads(
         cut=cut,
         base=base,
         base_seq_end=base_seq_end,
         segments=segments,
         tail=view.tail.num_rows > 0,
+        collections=frozenset(existing),
     )
 
 

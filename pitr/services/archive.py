@@ -101,7 +101,6 @@ class Archive:
             given = ReplayInput(
                 base=tuple(paths[: len(reads.base)]),
                 base_seq_end=reads.base_seq_end,
-                base_collections=frozenset(ref.collection or "" for ref in reads.base),
                 segments=tuple(paths[len(reads.base) :]),
                 tail=view.tail if reads.tail else None,
                 cut=reads.cut,
@@ -110,16 +109,16 @@ class Archive:
                 has_patches=reads.has_patches or reads.tail,
                 has_truncates=reads.has_truncates or reads.tail,
             )
-            replay = await asyncio.to_thread(self._replay, given, folder)
+            replay = Replay(
+                given,
+                memory_bytes=self._limits.memory_bytes,
+                spill_folder=folder,
+                threads=self._limits.threads,
+            )
             try:
+                await asyncio.to_thread(replay.__enter__)
+                empty = dict.fromkeys(reads.collections, 0)
+                replay.counts = dict(sorted((empty | dict(replay.counts)).items()))
                 yield replay
             finally:
                 await asyncio.to_thread(replay.close)
-
-    def _replay(self, given: ReplayInput, folder: Path) -> Replay:
-        return Replay(
-            given,
-            memory_bytes=self._limits.memory_bytes,
-            spill_folder=folder,
-            threads=self._limits.threads,
-        )

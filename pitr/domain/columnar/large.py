@@ -77,7 +77,7 @@ class LargeDocuments:
         self._file.close()
 
     def _add(self, table: pa.Table, *, seq_first: int) -> None:
-        table = table.filter(_is_large() & (pc.field("seq") >= seq_first))
+        table = table.filter(pc.and_(_is_large(table), pc.greater_equal(table["seq"], seq_first)))
         if not table.num_rows:
             return
         wanted = self._needed(table.column("seq"))
@@ -123,8 +123,9 @@ def _groups_with_large(path: Path) -> Iterator[pa.Table]:
                 yield file.read_row_group(number, columns=wanted, use_threads=False)
 
 
-def _is_large() -> pc.Expression:
-    after, meta = (pc.binary_length(pc.field(name)) > LARGE_BYTES for name in LARGE_COLUMNS)
-    return pc.fill_null(after, False) | pc.fill_null(meta, False)
-
-
+def _is_large(table: pa.Table) -> pa.ChunkedArray:
+    after, meta = (
+        pc.fill_null(pc.greater(pc.binary_length(table[name]), LARGE_BYTES), False)
+        for name in LARGE_COLUMNS
+    )
+    return pc.or_(after, meta)

@@ -1,0 +1,131 @@
+"""A replay equals the fold, whatever the files are and wherever the cut is."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.domain.columnar.builders import ALL, change, expected, replay, segment_file, snapshot_files, state_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pitr.domain.change import Change, Op
+from pitr.domain.columnar import large, replay_sql
+from pitr.domain.columnar import replay as replay_module
+from pitr.domain.columnar.replay import ReplayInput
+from pitr.domain.columnar.rows import changes_of, tail_table
+from pitr.domain.fold import fold
+from pitr.domain.target import Cut
+
+COLLECTIONS = ("a", "b.ö")
+KEYS = ('{"id":1}', '{"id":10}', '{"id":"é"}')
+LARGE_BYTES = 48
+LONG = b'"' + b"x" * LARGE_BYTES + b'"'
+VALUES = (b"1", b"1.10", b"null", b'{"n":1}', b'{"n":null,"m":"\xc3\xa9"}', b"[]", LONG)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def low_limits() -> Iterator[None]:
+    """Documents of 50 bytes go the way of those of 50 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "LARGE_BYTES", LARGE_BYTES)
+        patch.setattr(replay_sql, "LARGE_BYTES", LARGE_BYTES)
+        patch.setattr(replay_module, "LARGE_BYTES", LARGE_BYTES)
+        patch.setattr(replay_module, "BATCH_BYTES", 100)
+        patch.setattr(replay_module, "DIRECT_COLLECTIONS_MAX", 1)
+        yield
+
+
+@st.composite
+def objects(draw: st.DrawFn) -> bytes:
+    names = draw(st.sets(st.sampled_from("xyz")))
+    return b"{%s}" % b",".join(
+        b'"%s":%s' % (name.encode(), draw(st.sampled_from(VALUES))) for name in sorted(names)
+    )
+
+
+@st.composite
+def documents(draw: st.DrawFn, op: Op) -> tuple[bytes | None, bytes | None]:
+    """Draw ``after`` and ``unchanged``."""
+    if op in (Op.DELETE, Op.TRUNCATE):
+        return None, None
+    if op != Op.PATCH:
+        return draw(st.one_of(objects(), st.just(b"[7]"))), None
+    if draw(st.booleans()):
+        return draw(st.one_of(objects(), st.just(b"7"))), None
+    return draw(objects()), draw(st.sampled_from([b'["x"]', b'["y","z"]', b"[]"]))
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Change]:
+    changes: list[Change] = []
+    for seq in range(1, draw(st.integers(1, 14)) + 1):
+        op = draw(st.sampled_from([*Op, Op.PATCH, Op.UPDATE]))
+        after, unchanged = draw(documents(op))
+        changes.append(
+            change(
+                seq,
+                key=draw(st.sampled_from(KEYS)),
+                op=op,
+                collection=draw(st.sampled_from(COLLECTIONS)),
+                after=after,
+                before=draw(st.sampled_from([None, b"{}"])),
+                unchanged=unchanged,
+                at_us=draw(st.integers(0, 4)),
+                tx=draw(st.sampled_from([None, "t1", "t2"])),
+                meta=draw(st.sampled_from([None, b"{}", LONG])),
+            )
+        )
+    return changes
+
+
+@st.composite
+def cuts(draw: st.DrawFn, changes: list[Change]) -> Cut:
+    return Cut(
+        seq_end=draw(st.integers(1, len(changes) + 2)),
+        at_us=draw(st.none() | st.integers(-1, 5)),
+        without_tx=draw(st.frozensets(st.sampled_from(["t1", "t2"]))),
+    )
+
+
+def base_fits(prefix: list[Change], cut: Cut) -> bool:
+    """Invariant 11, and no transaction in it that the target leaves out."""
+    return all(cut.holds(seq=row.seq, at_us=row.at_us, tx=row.tx) for row in prefix)
+
+
+@given(data=st.data())
+def test_replay_equals_fold(data: st.DataObject) -> None:
+    changes = data.draw(histories())
+    cut = data.draw(cuts(changes))
+    first, second = sorted(data.draw(st.tuples(*[st.integers(0, len(changes))] * 2)))
+    base_end = data.draw(st.integers(0, len(changes)))
+    folder = Path(tempfile.mkdtemp())
+    try:
+        parts = [part for part in (changes[:first], changes[first:second]) if part]
+        files = tuple(segment_file(folder, part) for part in parts)
+        tail = tail_table(changes[second:]) if second < len(changes) else None
+        base: tuple[Path, ...] = ()
+        if base_fits(changes[:base_end], cut):
+            prefix = ReplayInput(segments=files, tail=tail, cut=Cut(seq_end=base_end + 1))
+            base = snapshot_files(folder / "base", prefix)
+        base_seq_end = base_end + 1 if base else 1
+        whole = ReplayInput(
+            base=base, base_seq_end=base_seq_end, segments=files, tail=tail, cut=cut
+        )
+        rows, counts = state_of(whole, folder)
+    finally:
+        shutil.rmtree(folder)
+    state = fold(changes, cut)
+    assert rows == expected(state.values())
+    for collection, count in counts.items():
+        assert count == sum(name == collection for name, _ in state)
+    inside = {
+        row.collection for row in changes if cut.holds(seq=row.seq, at_us=row.at_us, tx=row.tx)
+    }
+    if not base:
+        assert set(counts) == inside
+    assert {name for name, _ in state} <= set(counts) <= inside
+    assert list(counts) == sorted(counts)
