@@ -40,14 +40,13 @@ def moment(at_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=at_us)
 
 
-def ndjson(transactions: Iterable[Transaction]) -> bytes:
-    """Write the changes in pitr's native format, one a line; numbers keep every digit."""
-    lines = [
-        _encoder.encode(_native(transaction, change))
+def ndjson(transactions: Iterable[Transaction]) -> list[bytes]:
+    """Write each change in pitr's native format, as a line; numbers keep every digit."""
+    return [
+        _encoder.encode(_native(transaction, change)) + b"\n"
         for transaction in transactions
         for change in transaction.changes
     ]
-    return b"\n".join(lines) + b"\n"
 
 
 def _native(transaction: Transaction, change: RowChange) -> dict[str, object]:

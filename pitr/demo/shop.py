@@ -42,6 +42,7 @@ class Shop:
             self._restock: 15,
             self._edit_customer: 25,
             self._sign_up: 15,
+            self._announce_product: 3,
             self._edit_product: 5,
             self._erase_order: 5,
             self._close_account: 3,
@@ -66,7 +67,7 @@ class Shop:
                 yield transaction
 
     def mistake(self) -> Transaction:
-        """Do to the app's own rows what ``mistake.STATEMENTS`` do to the tables."""
+        """Do to the app's own rows what ``database.MISTAKE`` does to the tables."""
         for order in list(self._books.rows[ORDERS].values()):
             if order["status"] != "cancelled":
                 self._delete_order(order["id"])
@@ -99,7 +100,9 @@ class Shop:
             self._move_stock(line["sku"], -line["quantity"])
         if paid:
             self._put_payment(self._order_id, total)
-        self._books.update(CUSTOMERS, (customer["id"],), points=customer["points"] // 2 + len(lines))
+        self._books.update(
+            CUSTOMERS, (customer["id"],), points=customer["points"] // 2 + len(lines)
+        )
         return self._commit_as(customer["id"], "POST /checkout")
 
     def _drawn_lines(self, order_id: int) -> list[Row]:
@@ -179,6 +182,11 @@ class Shop:
         )
         return self._commit_as(uid, "POST /sign-up")
 
+    def _announce_product(self) -> Transaction | None:
+        """Add a product that is not for sale yet."""
+        self._add_product(self._goods.sku(), active=False)
+        return self._books.commit("ops:kim", "announce a product")
+
     def _edit_product(self) -> Transaction | None:
         product = self._books.some(PRODUCTS)
         if product is None:
@@ -204,16 +212,16 @@ class Shop:
 
     def _rename_product(self) -> Transaction | None:
         """Give a product that was never sold another key: a delete and a create."""
-        product = self._books.some(PRODUCTS)
+        product = self._books.some(PRODUCTS, active=False)
         if product is None or product["sku"] in self._sold:
             return None
-        self._add_product(self._goods.sku())
+        self._add_product(self._goods.sku(), active=False)
         for warehouse in WAREHOUSES:
             self._books.delete(STOCK, (product["sku"], warehouse))
         self._books.delete(PRODUCTS, (product["sku"],))
         return self._books.commit("ops:kim", "rename a product")
 
-    def _add_product(self, sku: str) -> None:
+    def _add_product(self, sku: str, *, active: bool = True) -> None:
         goods = self._goods
         self._books.put(
             PRODUCTS,
@@ -224,7 +232,7 @@ class Shop:
             attributes=goods.json(),
             labels=goods.labels(),
             sold_from=goods.day(),
-            active=True,
+            active=active,
         )
         for warehouse in WAREHOUSES:
             counted_at = moment(self._books.now_us)

@@ -46,6 +46,7 @@ class Appender:
         self._log = log
         self._limits = limits
         self._waiting: deque[_Waiting] = deque()
+        self._storing: list[_Waiting] = []
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._closing = False
@@ -79,13 +80,19 @@ class Appender:
             return await entry.answer
 
     async def _run(self) -> None:
-        while True:
-            while self._waiting:
-                await self._store_next()
-            if self._closing:
-                return
-            self._wake.clear()
-            await self._wake.wait()
+        try:
+            while not (self._closing and not self._waiting):
+                while self._waiting:
+                    await self._store_next()
+                if not self._closing:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except BaseException as error:
+            # Nobody may wait for ever for a runner that is gone.
+            self._closing = True
+            lost = [*self._storing, *self._waiting]
+            _tell(lost, [error] * len(lost))
+            raise
 
     @contextmanager
     def _room(self, batch: Batch) -> Iterator[None]:
@@ -102,10 +109,12 @@ class Appender:
     async def _store_next(self) -> None:
         """Store the batch at the head of the queue, and with it what can share its commit."""
         if self._waiting[0].batch.changes.num_rows >= self._limits.segment_rows_min:
-            entry = self._waiting.popleft()
-            await self._answer([entry], self._store_segment(entry.batch))
+            self._storing = [self._waiting.popleft()]
+            await self._answer(self._storing, self._store_segment(self._storing[0].batch))
         else:
-            await self._store_group(self._group())
+            self._storing = self._group()
+            await self._store_group(self._storing)
+        self._storing = []
 
     def _group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
@@ -199,11 +208,11 @@ class Appender:
             raise
 
 
-def _tell(group: list[_Waiting], answers: Sequence[Appended | Exception]) -> None:
+def _tell(group: list[_Waiting], answers: Sequence[Appended | BaseException]) -> None:
     for entry, answer in zip(group, answers, strict=True):
         if entry.answer.done():
             continue
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             entry.answer.set_exception(answer)
         else:
             entry.answer.set_result(answer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -105,7 +107,9 @@ def test_digits_that_are_no_seq_are_refused(text: str) -> None:
         parse_target(text, now_us=NOW_US)
 
 
-@pytest.mark.parametrize("text", ["now-999999w", "now-99999999999999999w", "now-" + "9" * 5_000 + "m"])
+@pytest.mark.parametrize(
+    "text", ["now-999999w", "now-99999999999999999w", "now-" + "9" * 5_000 + "m"]
+)
 def test_a_time_that_the_log_cannot_hold_is_refused_or_fits(text: str) -> None:
     try:
         target = parse_target(text, now_us=NOW_US)
@@ -115,17 +119,13 @@ def test_a_time_that_the_log_cannot_hold_is_refused_or_fits(text: str) -> None:
     assert -(2**63) <= target.at_us < 2**63
 
 
-@given(st.text(max_size=30))
-def test_no_text_makes_the_reader_fail_in_another_way(text: str) -> None:
-    try:
-        parse_target(text, now_us=NOW_US)
-    except InvalidRequest:
-        pass
-
-
-@given(st.sampled_from(["seq:", "before-seq:", "now-", "mark:", "before-tx:"]), st.text())
-def test_no_text_behind_a_known_word_does_either(word: str, rest: str) -> None:
-    test_no_text_makes_the_reader_fail_in_another_way.hypothesis.inner_test(word + rest)  # type: ignore[attr-defined]
+@given(
+    st.sampled_from(["", "seq:", "before-seq:", "now-", "mark:", "before-tx:", "2026-03-01"]),
+    st.text(max_size=30),
+)
+def test_no_text_makes_the_reader_fail_in_another_way(word: str, rest: str) -> None:
+    with contextlib.suppress(InvalidRequest):
+        parse_target(word + rest, now_us=NOW_US)
 
 
 # Cuts

@@ -45,9 +45,7 @@ def sink_for(
     return FileSink(path, format or "ndjson", force=force, rows_only=rows_only)
 
 
-def _stream_sink(
-    stream: IO[bytes] | None, form: FileFormat | None, rows_only: bool
-) -> StdoutSink:
+def _stream_sink(stream: IO[bytes] | None, form: FileFormat | None, rows_only: bool) -> StdoutSink:
     if form not in (None, "ndjson"):
         raise InvalidRequest("the standard output takes ndjson only", format=form)
     if stream is None:

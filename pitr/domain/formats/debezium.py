@@ -103,9 +103,9 @@ def drafts_of(
             return []
         fields = _object(fields["payload"], "payload")
     if is_envelope(fields):
-        return _of_envelope(fields, _unwrapped_key(key), position, hints)
+        return _of_envelope(fields, unwrapped_key(key), position, hints)
     if is_flattened(fields):
-        return _of_flattened(fields, _unwrapped_key(key), position, hints)
+        return _of_flattened(fields, unwrapped_key(key), position, hints)
     raise _no_change(fields)
 
 
@@ -191,7 +191,7 @@ def _envelope_facts(fields: dict[str, bytes], op: Op, position: int, hints: Hint
     return _Facts(
         collection=_collection(source, "source.", hints),
         commit_us=_commit_us((source, "source.", ""), (fields, "", "")),
-        tx=_tx([(transaction, "id"), *((source, name) for name in tx_fields)]),
+        tx=tx_of([(transaction, "id"), *((source, name) for name in tx_fields)]),
         meta=_meta(parts),
         position=position,
     )
@@ -217,17 +217,18 @@ def _commit_us(*places: tuple[dict[str, bytes], str, str]) -> int | None:
     for fields, shown, prefix in places:
         for unit, multiply, divide in (("ts_us", 1, 1), ("ts_ns", 1, 1000), ("ts_ms", 1000, 1)):
             value = fields.get(prefix + unit)
-            # Connectors that do not know the time write 0.
-            if value is None or value in (b"null", b"0"):
+            if value is None or value == b"null":
                 continue
             name = f"{shown}{prefix}{unit}"
             if not _integer.fullmatch(value):
-                raise Flaw("wrong_type", f"{name}: must be an integer, is {kind(value)}")
-            return commit_us(int(value) * multiply // divide, name=name)
+                raise Flaw("wrong_type", f"{name}: must be a 64-bit integer, is {kind(value)}")
+            # Connectors that do not know the time write 0.
+            if int(value) != 0:
+                return commit_us(int(value) * multiply // divide, name=name)
     return None
 
 
-def _tx(places: list[tuple[dict[str, bytes], str]]) -> str | None:
+def tx_of(places: list[tuple[dict[str, bytes], str]]) -> str | None:
     """Take the first transaction there is.
 
     Debezium's PostgreSQL connector writes ``transaction.id`` as transaction and LSN, and the LSN
@@ -265,7 +266,7 @@ def _of_flattened(
     facts = _Facts(
         collection=_collection(source, "__", hints),
         commit_us=_commit_us((added, "", "__source_"), (added, "", "__")),
-        tx=_tx([(added, "__transaction_id"), *((source, name) for name in tx_fields)]),
+        tx=tx_of([(added, "__transaction_id"), *((source, name) for name in tx_fields)]),
         meta=_meta(added),
         position=position,
     )
@@ -286,7 +287,7 @@ def _flattened_op(added: dict[str, bytes]) -> Op:
 # -------------------------------------------------------------------------- keys and changes
 
 
-def _unwrapped_key(key: bytes | None) -> bytes | None:
+def unwrapped_key(key: bytes | None) -> bytes | None:
     """Take a record's key out of its schema; None where there is none."""
     if key is None or key.strip() in (b"", b"null"):
         return None

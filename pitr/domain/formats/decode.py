@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ import pyarrow as pa
 from pitr.domain.batch import Decoded
 from pitr.domain.change import Quarantined
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
-from pitr.domain.formats import debezium, native, native_lines
+from pitr.domain.formats import debezium, debezium_lines, native, native_lines
+from pitr.domain.formats.bulk import Unsure
 from pitr.domain.formats.detect import is_debezium
 from pitr.domain.formats.draft import Draft, Hints, table_of
 from pitr.domain.formats.flaw import Flaw
@@ -66,7 +68,7 @@ def _decode_chunk(
     tables: list[pa.Table],
     quarantined: list[Quarantined],
 ) -> None:
-    table = _table_at_once(chunk) if wanted != "debezium" else None
+    table = _table_at_once(chunk, wanted)
     if table is not None:
         tables.append(table)
     elif len(chunk.values) > CHUNK_ITEMS_SMALL:
@@ -76,15 +78,19 @@ def _decode_chunk(
         tables.append(table_of(_drafts_one_by_one(chunk, wanted, hints, quarantined)))
 
 
-def _table_at_once(chunk: Items) -> pa.Table | None:
-    """Read a chunk as good native changes; None where it is not that."""
+def _table_at_once(chunk: Items, wanted: Format) -> pa.Table | None:
+    """Read a chunk as good changes of one format; None where it is not that."""
     values = [value for value in chunk.values if value is not None]
     # For one or two, the table's own cost is larger than that of reading them.
     if len(values) < max(len(chunk.values), 4) or sum(map(len, values)) > CHUNK_BYTES_MAX:
         return None
+    if _taken_for(values[0], wanted) == "native":
+        read = partial(native_lines.table_of_items, values, chunk.positions)
+    else:
+        read = partial(debezium_lines.table_of_items, values, chunk.positions, chunk.keys)
     try:
-        return native_lines.table_of_items(values, chunk.positions)
-    except native_lines.Unsure:
+        return read()
+    except Unsure:
         return None
 
 

@@ -94,9 +94,9 @@ def commit_us_column(values: Sequence[str | int | None]) -> pa.Array:
 
 
 def _column_of_common(texts: pa.Array) -> pa.Array:
-    if not pc.all(pc.match_substring_regex(texts, _COMMON)).as_py() and len(texts):
-        if texts.null_count == len(texts):
-            return pa.nulls(len(texts), pa.int64())
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts), pa.int64())
+    if not pc.all(pc.match_substring_regex(texts, _COMMON)).as_py():
         raise pa.ArrowInvalid("not all of them are in the common form")
     at_us = texts.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     bounds = pc.min_max(at_us)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.domain.columnar.builders import ALL, change, expected, replay, segment_file, snapshot_files, state_of
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pitr.domain.change import Change, Op
@@ -96,6 +96,7 @@ def base_fits(prefix: list[Change], cut: Cut) -> bool:
     return all(cut.holds(seq=row.seq, at_us=row.at_us, tx=row.tx) for row in prefix)
 
 
+@settings(deadline=None, max_examples=int(__import__("os").environ.get("EX","50")), suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_replay_equals_fold(data: st.DataObject) -> None:
     changes = data.draw(histories())

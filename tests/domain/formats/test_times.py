@@ -71,7 +71,11 @@ def test_a_time_is_read_to_the_microsecond(text: str | int, us: int) -> None:
     ],
 )
 def test_what_is_no_single_moment_is_refused(text: str | int, code: str) -> None:
-    for read in (commit_us, lambda one: commit_us_column([one]), lambda one: commit_us_column([one, None])):
+    for read in (
+        commit_us,
+        lambda one: commit_us_column([one]),
+        lambda one: commit_us_column([one, None]),
+    ):
         with pytest.raises(Flaw) as flaw:
             read(text)
         assert flaw.value.code == code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -75,24 +75,34 @@ def translated(where: Where | None = None) -> Iterator[None]:
         raise Unavailable("the database does not answer", reason=reason) from error
 
 
-def _family(error: asyncpg.PostgresError, where: Where | None) -> Exception:
-    facts = _facts(error, where)
+_STATES: Final[Mapping[str, tuple[type[PitrError], str]]] = {
+    "28": (InvalidRequest, "the database refuses this user"),
+    "3D000": (NotFound, "there is no such database"),
+    "42501": (InvalidRequest, "the role may not do this; restore as the owner of the tables"),
+    "23503": (Conflict, "rows refer to rows that are not there"),
+    "42P06": (Conflict, "the schema was made by somebody else meanwhile"),
+    "42P07": (Conflict, "the table was made by somebody else meanwhile"),
+    "22": (InvalidRequest, "a value does not fit its column"),
+    "23": (InvalidRequest, "a row breaks a constraint of its table"),
+    "54": (InvalidRequest, "a row is past a limit of the database"),
+    "08": (Unavailable, "the connection to the database broke"),
+    "40": (Unavailable, "the database ended the transaction"),
+    "53": (Unavailable, "the database is out of resources"),
+    "55P03": (Unavailable, "somebody else holds a lock on a table"),
+    "57": (Unavailable, "the database stopped the restore"),
+    "58": (Unavailable, "the database has trouble with its system"),
+    "XX": (Unavailable, "the database has trouble with itself"),
+}
+"""Families by SQLSTATE, by its class where the state itself is not named (PostgreSQL manual,
+appendix A); the rest are requests that the database refuses."""
+
+
+def _family(error: asyncpg.PostgresError, where: Where | None) -> PitrError:
     state = error.sqlstate or ""
-    if state in ("28P01", "28000"):
-        return InvalidRequest("the database refuses this user", **facts)
-    if state == "3D000":
-        return NotFound("there is no such database", **facts)
-    if state == "42501":
-        return InvalidRequest(
-            "the role may not do this", hint="restore as the owner of the tables", **facts
-        )
-    if state in ("23503", "42P07", "42P06", "55006"):
-        return Conflict("the database holds something that is in the way", **facts)
-    if state[:2] in ("22", "23", "54"):
-        return InvalidRequest("a value does not fit its column", **facts)
-    if state[:2] in ("08", "40", "53", "55", "57", "58", "XX"):
-        return Unavailable("the database cannot do it now", **facts)
-    return InvalidRequest("the database refuses", **facts)
+    refused = (InvalidRequest, "the database refuses")
+    family, message = _STATES.get(state) or _STATES.get(state[:2]) or refused
+    facts: dict[str, Any] = _facts(error, where)
+    return family(message, **facts)
 
 
 def _facts(error: asyncpg.PostgresError, where: Where | None) -> dict[str, object]:
@@ -104,7 +114,7 @@ def _facts(error: asyncpg.PostgresError, where: Where | None) -> dict[str, objec
     column = getattr(error, "column_name", None) or (line[2] if line else None)
     named = {"column": column, "constraint": getattr(error, "constraint_name", None)}
     facts.update({name: value for name, value in named.items() if value})
-    facts["reason"] = error.message if hasattr(error, "message") else str(error)
+    facts["reason"] = str(error.args[0]) if error.args else type(error).__name__
     if error.detail:
         facts["detail"] = error.detail
     facts["sqlstate"] = error.sqlstate

@@ -1,0 +1,147 @@
+"""The short way from decoded values to COPY text, a column at a time, for the common types.
+
+It gives the same text as ``values.text_of`` or raises ``Unfit``; a test holds it to that. The
+text format was measured against binary COPY: its lines are made in a third of the time, and every
+type is read by its own input function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from pitr.adapters.sinks.postgres.tables import Column
+from pitr.adapters.sinks.postgres.values import (
+    Unfit,
+    bytes_text,
+    check_length,
+    check_moment,
+    check_scale,
+    json_text,
+    moment_text,
+    text_of,
+)
+
+NULL: Final = "\\N"
+_SPECIAL: Final = ("\\", "\n", "\r", "\t")
+
+
+@dataclass(frozen=True, slots=True)
+class Fast:
+    """``type`` decodes the member, ``absent`` stands for one that is not there, ``texts`` turns
+    a column of such values into escaped text."""
+
+    type: Any
+    absent: Any
+    texts: Callable[[Column, Sequence[Any]], list[str]]
+
+
+def fast_for(column: Column) -> Fast:
+    """The short way for a column."""
+    return _FAST.get(column.base, _PLAIN)
+
+
+def escaped(text: str) -> str:
+    """A text as it stands in a line of COPY (PostgreSQL manual, COPY, "Text Format")."""
+    text = text.replace("\\", "\\\\").replace("\n", "\\n")
+    return text.replace("\r", "\\r").replace("\t", "\\t")
+
+
+def _all_escaped(texts: Sequence[str | None]) -> list[str]:
+    """Escape a column; one look over all of it finds that there is mostly nothing to do."""
+    joined = "".join([text for text in texts if text is not None])
+    if "\0" in joined:
+        raise Unfit("PostgreSQL's text cannot hold the character U+0000")
+    if any(special in joined for special in _SPECIAL):
+        return [NULL if text is None else escaped(text) for text in texts]
+    return [NULL if text is None else text for text in texts]
+
+
+def _integers(_column: Column, values: Sequence[int | None]) -> list[str]:
+    return [NULL if value is None else str(value) for value in values]
+
+
+def _booleans(_column: Column, values: Sequence[bool | None]) -> list[str]:
+    return [NULL if value is None else "true" if value else "false" for value in values]
+
+
+def _numbers(column: Column, values: Sequence[msgspec.Raw]) -> list[str]:
+    """Numbers, and strings that stand for numbers, as their exact text."""
+    scaled, texts = column.base == "numeric" and column.typmod >= 0, []
+    for value in values:
+        text = str(value, "utf-8")
+        if text[0] == '"':
+            text = text[1:-1]
+            if "\\" in text:
+                raise Unfit("escapes in a number")
+        elif text == "null":
+            texts.append(NULL)
+            continue
+        elif text[0] in "{[":
+            raise Unfit("an object or array in a number")
+        if scaled:
+            check_scale(text, column)
+        texts.append(text)
+    return texts
+
+
+def _strings(column: Column, values: Sequence[str | None]) -> list[str]:
+    if column.base == "varchar":
+        check_length(max((value for value in values if value), key=len, default=""), column)
+    return _all_escaped(values)
+
+
+def _moments(column: Column, values: Sequence[str | int | None]) -> list[str]:
+    texts: list[str | None] = []
+    for value in values:
+        if isinstance(value, str):
+            check_moment(value, column)
+            texts.append(value)
+        else:
+            texts.append(None if value is None else moment_text(value, column))
+    return _all_escaped(texts)
+
+
+def _json(column: Column, values: Sequence[msgspec.Raw]) -> list[str]:
+    texts = [str(value, "utf-8") for value in values]
+    return _all_escaped([None if text == "null" else json_text(text, column) for text in texts])
+
+
+def _bytes(_column: Column, values: Sequence[str | None]) -> list[str]:
+    return _all_escaped([None if value is None else bytes_text(value) for value in values])
+
+
+def _by_value(column: Column, values: Sequence[msgspec.Raw]) -> list[str]:
+    return _all_escaped([text_of(column, bytes(value)) for value in values])
+
+
+_ABSENT: Final = msgspec.Raw(b"null")
+_INTEGER: Final = Fast(int | None, None, _integers)
+_NUMBER: Final = Fast(msgspec.Raw, _ABSENT, _numbers)
+_PLAIN: Final = Fast(str | None, None, _strings)
+_JSON: Final = Fast(msgspec.Raw, _ABSENT, _json)
+_ZONED: Final = Fast(str | None, None, _moments)
+_MOMENT: Final = Fast(str | int | None, None, _moments)
+_BY_VALUE: Final = Fast(msgspec.Raw, _ABSENT, _by_value)
+
+_FAST: Final = {
+    "int2": _INTEGER,
+    "int4": _INTEGER,
+    "int8": _INTEGER,
+    "bool": Fast(bool | None, None, _booleans),
+    "numeric": _NUMBER,
+    "float4": _NUMBER,
+    "float8": _NUMBER,
+    "timestamptz": _ZONED,
+    "timetz": _ZONED,
+    "timestamp": _MOMENT,
+    "date": _MOMENT,
+    "time": _MOMENT,
+    "json": _JSON,
+    "jsonb": _JSON,
+    "bytea": Fast(str | None, None, _bytes),
+    "array": _BY_VALUE,
+}

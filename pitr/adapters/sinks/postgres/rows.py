@@ -1,0 +1,188 @@
+"""Documents of one collection as the text of a COPY, and which key stands on which line.
+
+The usual document is decoded by a type that is made from the table's columns, and its texts are
+made a column at a time. Whatever does not fit that, one unusual value or a whole odd column, goes
+value by value through ``values.text_of``, which also knows what to say about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from pitr.adapters.sinks.postgres.fast import NULL, Fast, escaped, fast_for
+from pitr.adapters.sinks.postgres.tables import Column, Table
+from pitr.adapters.sinks.postgres.values import Unfit, text_of
+from pitr.domain.documents import is_object, members
+from pitr.domain.errors import InvalidRequest
+
+VALUE_SHOWN_MAX: Final = 200
+"""Characters of a value that stand in an error."""
+
+_HINT: Final = "add the columns, or leave the members out with --drop-unknown"
+_KEY_UNKNOWN: Final = "the key has members that the table has no column for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """Some rows as COPY text for ``columns``; ``keys`` in the order of the lines."""
+
+    columns: tuple[str, ...]
+    body: bytes
+    keys: Sequence[str]
+
+
+class RowEncoder:
+    """Encodes the rows of one collection for one table."""
+
+    def __init__(self, collection: str, table: Table, *, drop_unknown: bool) -> None:
+        self._collection = collection
+        self._drop_unknown = drop_unknown
+        self._columns = tuple(column for column in table.columns if not column.generated)
+        self._names = tuple(column.name for column in self._columns)
+        self._known = frozenset(column.name for column in table.columns)
+        self._table_columns = table.columns
+        self._fast = tuple(fast_for(column) for column in self._columns)
+        self._decode: Callable[[str], Any] | None = None
+        self._decoder_made = False
+
+    def encoded(self, part: pa.RecordBatch) -> Iterator[Lines]:
+        """Encode a slice; rows that leave other columns to their defaults come apart.
+
+        Raises:
+            InvalidRequest: A document does not fit; facts name collection, key, column and value.
+        """
+        keys, documents = part.column("key").to_pylist(), part.column("after").to_pylist()
+        if not self._decoder_made:
+            self._make_decoder(keys[0])
+        rows, odd = self._decoded(documents)
+        body = self._fast_body(rows)
+        if body is None:
+            odd = list(range(len(keys)))
+        elif len(odd) < len(keys):
+            usual = (
+                [key for index, key in enumerate(keys) if index not in set(odd)] if odd else keys
+            )
+            yield Lines(columns=self._names, body=body, keys=usual)
+        yield from self._odd_lines([(keys[index], documents[index].encode()) for index in odd])
+
+    def _decoded(self, documents: list[str]) -> tuple[list[tuple[Any, ...]], list[int]]:
+        """Decode by type; the second list says which documents did not fit it."""
+        decode, as_tuple = self._decode, msgspec.structs.astuple
+        if decode is None:
+            return [], list(range(len(documents)))
+        try:
+            return [as_tuple(decode(document)) for document in documents], []
+        except msgspec.DecodeError:
+            rows, odd = [], []
+            for index, document in enumerate(documents):
+                try:
+                    rows.append(as_tuple(decode(document)))
+                except msgspec.DecodeError:
+                    odd.append(index)
+            return rows, odd
+
+    def _fast_body(self, rows: list[tuple[Any, ...]]) -> bytes | None:
+        """Join the columns' texts to lines; None if a value needs a closer look."""
+        try:
+            columns = [
+                fast.texts(column, values)
+                for column, fast, values in zip(
+                    self._columns, self._fast, zip(*rows, strict=True), strict=False
+                )
+            ]
+        except Unfit:
+            return None
+        return "".join(
+            [f"{line}\n" for line in map("\t".join, zip(*columns, strict=True))]
+        ).encode()
+
+    def _odd_lines(self, rows: list[tuple[str, bytes]]) -> Iterator[Lines]:
+        groups: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+        for key, document in rows:
+            texts = self._texts(key, document)
+            lines, keys = groups.setdefault(tuple(texts), ([], []))
+            lines.append("\t".join(texts.values()) + "\n")
+            keys.append(key)
+        for columns, (lines, keys) in groups.items():
+            yield Lines(columns=columns, body="".join(lines).encode(), keys=keys)
+
+    def _texts(self, key: str, document: bytes) -> dict[str, str]:
+        """The escaped text of each column that the row does not leave to its default."""
+        found = self._members(key, document)
+        texts = {}
+        for column in self._columns:
+            raw = found.get(column.name)
+            if raw is None and column.fills_itself:
+                continue
+            texts[column.name] = self._text(column, raw if raw is not None else b"null", key)
+        return texts
+
+    def _members(self, key: str, document: bytes) -> dict[str, bytes]:
+        """The document's members; what only the key has is taken from there."""
+        if not is_object(document):
+            raise self._unfit("the document is no object", key)
+        found = members(document)
+        unknown = sorted(found.keys() - self._known)
+        if unknown and not self._drop_unknown:
+            raise self._unfit(
+                "the document has members that the table has no column for",
+                key,
+                hint=_HINT,
+                members=unknown,
+            )
+        return _key_members(key) | found
+
+    def _text(self, column: Column, raw: bytes, key: str) -> str:
+        try:
+            text = text_of(column, raw)
+        except (Unfit, msgspec.DecodeError) as error:
+            shown = raw.decode(errors="replace")[:VALUE_SHOWN_MAX]
+            raise self._unfit(str(error), key, column=column.name, value=shown) from error
+        return NULL if text is None else escaped(text)
+
+    def _unfit(
+        self, message: str, key: str, *, hint: str | None = None, **facts: object
+    ) -> InvalidRequest:
+        return InvalidRequest(message, hint=hint, collection=self._collection, key=key, **facts)
+
+    def _make_decoder(self, key: str) -> None:
+        """Make the type of the usual document: every column, and nothing that has none.
+
+        Members of the key, and columns that fill themselves, must be there: a document without
+        them is unusual, as it takes them from its key or from the column's default.
+        """
+        self._decoder_made = True
+        must = _key_members(key).keys()
+        strangers = sorted(must - self._known)
+        if strangers and not self._drop_unknown:
+            raise self._unfit(_KEY_UNKNOWN, key, hint=_HINT, members=strangers)
+        fields, names = [], {}
+        ordered = sorted(self._table_columns, key=lambda column: column.generated)
+        for number, column in enumerate(ordered):
+            fast: Fast = fast_for(column)
+            required = not column.generated and (column.fills_itself or column.name in must)
+            field = (f"c{number}", fast.type)
+            fields.append(field if required else (*field, fast.absent))
+            names[f"c{number}"] = column.name
+        try:
+            row = msgspec.defstruct(
+                "Row",
+                fields,
+                rename=names,
+                kw_only=True,
+                gc=False,
+                forbid_unknown_fields=not self._drop_unknown,
+            )
+        except ValueError:
+            return  # a column's name has a character that msgspec takes for no field
+        self._decode = msgspec.json.Decoder(row).decode
+
+
+def _key_members(key: str) -> dict[str, bytes]:
+    body = key.encode()
+    return members(body) if is_object(body) else {}

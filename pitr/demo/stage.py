@@ -1,0 +1,150 @@
+"""Sets the demo's stage and clears it away: the folder, the shop's server, pitr."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from pitr.adapters.embedded import EmbeddedPostgres
+from pitr.demo.result import DemoResult
+from pitr.demo.service import Service, serving
+from pitr.demo.story import Fault, Steps, Story
+from pitr.domain.errors import InvalidRequest
+
+CHANGES_MIN = 1_000
+
+
+async def run(
+    *,
+    changes: int = 50_000,
+    keep: bool = False,
+    folder: Path | None = None,
+    report: Callable[[str], None],
+    fault: Fault | None = None,
+) -> DemoResult:
+    """Run the demo: trade, make a mistake, restore the moment before, compare every row.
+
+    Args:
+        changes: Changes before the mistake, at least.
+        keep: Leave the servers running and the folder in place, and say how to stop them.
+        folder: Where to work, empty or not there yet; without it a temporary folder.
+        report: Told each step, in lines for people.
+        fault: Given the URL of the restored database before it is compared; a demo of a demo
+            that fails.
+
+    Raises:
+        InvalidRequest: The folder is in use, or there are too few changes for a story.
+        Unavailable: A server did not come up, or a command failed.
+    """
+    if changes < CHANGES_MIN:
+        raise InvalidRequest("too few changes", hint=f"--changes {CHANGES_MIN} or more")
+    steps = Steps(report)
+    with _stopped_in_order(), _workplace(folder, keep=keep) as place:
+        async with _servers(place, steps, keep=keep) as (server, service):
+            story = Story(server=server, service=service, steps=steps, changes=changes)
+            result = await story.tell(fault=fault)
+    if keep:
+        result = _kept(result, place, server, service, story)
+        for line in ("everything is still running; try", *result.commands):
+            report(line)
+    return result
+
+
+@asynccontextmanager
+async def _servers(
+    place: Path, steps: Steps, *, keep: bool
+) -> AsyncIterator[tuple[EmbeddedPostgres, Service]]:
+    """Start the shop's PostgreSQL and pitr; stop both, unless all is well and they are kept."""
+    done = False
+    async with serving(place / "pitr", keep=keep) as service:
+        with steps.step("start") as said:
+            server = await EmbeddedPostgres.start(place / "shop")
+            try:
+                await service.ready()
+            except BaseException:
+                await server.stop()
+                raise
+            said.append("the shop's PostgreSQL and pitr serve are up")
+        try:
+            yield server, service
+            done = True
+        finally:
+            if not (keep and done):
+                await server.stop()
+
+
+@contextlib.contextmanager
+def _workplace(folder: Path | None, *, keep: bool) -> Iterator[Path]:
+    """Make the folder, and remove it unless all is well and it is kept."""
+    if folder is not None and folder.exists() and any(folder.iterdir()):
+        raise InvalidRequest("the folder of the demo is not empty", folder=folder)
+    place = Path(tempfile.mkdtemp(prefix="pitr-demo-")) if folder is None else folder
+    place.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        place.chmod(0o711)  # root's PostgreSQL runs as somebody else
+    done = False
+    try:
+        yield place.resolve()
+        done = True
+    finally:
+        if not (keep and done):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """Let SIGTERM cancel the demo as Ctrl-C does, so that it clears its stage away."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None, "a coroutine runs in a task"
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+STOP_SCRIPT = """\
+#!/bin/sh
+# Stops pitr and the shop's PostgreSQL of a demo that was kept, and removes its folder.
+kill {pid}
+while kill -0 {pid} 2>/dev/null; do sleep 0.1; done
+postmaster=$(head -n 1 {folder}/shop/data/postmaster.pid)
+kill -INT "$postmaster"
+while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
+rm -rf {folder}
+"""
+
+
+def _kept(
+    result: DemoResult, place: Path, server: EmbeddedPostgres, service: Service, story: Story
+) -> DemoResult:
+    folder = shlex.quote(str(place))
+    (place / "stop").write_text(STOP_SCRIPT.format(pid=service.pid, folder=folder))
+    pitr = f"{shlex.quote(sys.executable)} -m pitr"
+    shop = shlex.quote(story.urls["shop"])
+    return replace(
+        result,
+        folder=str(place),
+        urls={"pitr": service.url, **story.urls},
+        commands=(
+            f"export PITR_DATA={shlex.quote(str(service.data))}",
+            f"{pitr} status",
+            f"{pitr} describe {result.target}",
+            f"{pitr} history shop.orders 100001",
+            f"{server.bin_folder / 'psql'} {shop}",
+            f"sh {folder}/stop  # stops both servers and removes the folder",
+        ),
+    )

@@ -1,0 +1,148 @@
+"""What the fast ways share: many JSON objects decoded at once, and columns of documents.
+
+A fast way gives exactly what reading one by one gives, or gives up as a whole with ``Unsure``: it
+never decides what is wrong with an input.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from operator import itemgetter
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from pitr.domain.change import DOCUMENT_BYTES_MAX
+from pitr.domain.duplicates import DEPTH_MAX, first_duplicate, names_bound
+
+BYTES_MAX: Final = 512 * 1024 * 1024
+"""Most input at once, bytes; Arrow counts the bytes of one column in 32 bits."""
+
+ABSENT_JSON: Final = msgspec.Raw(b"")
+"""The default of a field that holds any JSON; no JSON text is empty."""
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Unsure(Exception):
+    """Some of these inputs need to be read one by one."""
+
+
+def decoded(blob: bytes, items: Sequence[bytes], decoder: msgspec.json.Decoder[Any]) -> list[Any]:
+    """Decode one object per item, sure that each item holds exactly its own.
+
+    The decoder skips white space between values and within them, so it would also read two values
+    in one item and one value in two. But no item holds a line feed, each begins with ``{`` and
+    ends with ``}``, and JSON never has ``}`` before ``{`` within a value: so a value ends at every
+    item's end, and as many values as items means one in each.
+
+    Args:
+        blob: The items with a line feed between each two.
+        items: At least one.
+        decoder: Of one item, not of a list of them.
+
+    Raises:
+        Unsure: At least one item is not such an object, not UTF-8, nests deep or is very large.
+    """
+    if blob.count(b"\n") != len(items) - 1 or not all(items) or len(blob) > BYTES_MAX:
+        raise Unsure
+    edges = set(map(itemgetter(0), items)), set(map(itemgetter(-1), items))
+    if edges != ({ord("{")}, {ord("}")}):
+        raise Unsure
+    if max(map(len, items)) > 2 * DEPTH_MAX:
+        _require_shallow(items)
+    try:
+        if not blob.isascii():
+            blob.decode()
+        values = decoder.decode_lines(blob)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Unsure from error
+    if len(values) != len(items):
+        raise Unsure
+    return values
+
+
+def _require_shallow(items: Sequence[bytes]) -> None:
+    """Give up on an item that may nest too deep (``duplicates.is_too_deep``) or is very large."""
+    for item in items:
+        if len(item) > 2 * DEPTH_MAX and (
+            len(item) > DOCUMENT_BYTES_MAX or item.count(b"{") + item.count(b"[") > DEPTH_MAX
+        ):
+            raise Unsure
+
+
+def require_distinct_names(blob: bytes, items: Sequence[bytes], names_count: int) -> None:
+    """Make sure that no object in any item repeats a name.
+
+    ``names_count`` is of names that are distinct within their objects: the fields that the decoder
+    found, and the names of the documents. It counts some of them or all of them, never one twice;
+    where ``names_bound`` equals it, there are no others.
+
+    Raises:
+        Unsure: One does.
+    """
+    # A line feed stands only between items, where "{" follows it.
+    if names_bound(blob, line_feeds=False) == names_count:
+        return
+    if any(first_duplicate(item) is not None for item in items):
+        raise Unsure
+
+
+class Documents:
+    """One column of JSON values, byte for byte, one after the other; absent ones are empty."""
+
+    def __init__(self, raws: Sequence[msgspec.Raw]) -> None:
+        self.joined = b"".join(raws)
+        self.ends = list(accumulate(map(len, raws), initial=0))
+        self.present_count = len(raws) - raws.count(ABSENT_JSON)
+        self.objects_only = self.present_count == len(raws) and self._begin_with_brace()
+
+    def _begin_with_brace(self) -> bool:
+        return set(map(self.joined.__getitem__, self.ends[:-1])) == {ord("{")}
+
+    def values(self) -> list[bytes]:
+        """Give each value; of an absent one, nothing."""
+        return [self.joined[first:end] for first, end in pairwise(self.ends)]
+
+    def firsts(self) -> list[bytes]:
+        """Give the first byte of each value; of an absent one, nothing."""
+        if self.objects_only or not self.present_count:
+            return [self.joined[:1]] * (len(self.ends) - 1)
+        return [self.joined[first:end][:1] for first, end in pairwise(self.ends)]
+
+    def objects(self) -> list[dict[str, msgspec.Raw]]:
+        """Give the members of those values that are objects."""
+        if not self.present_count:
+            return []
+        texts = self.joined
+        if not self.objects_only:
+            texts = b"".join(value for value in self.values() if value[:1] == b"{")
+        return _members.decode_lines(texts)
+
+    def names_count(self) -> int:
+        """Count the distinct names of each object, and each value's own name in its change."""
+        return self.present_count + sum(map(len, self.objects()))
+
+    def texts(self) -> pa.Array:
+        """Give the values as they are; the whole input is known to be UTF-8."""
+        buffers = [None, pa.py_buffer(array("i", self.ends)), pa.py_buffer(self.joined)]
+        return pa.Array.from_buffers(pa.string(), len(self.ends) - 1, buffers)
+
+    def column(self) -> pa.Array:
+        """Give the objects; what is absent or null is null.
+
+        Raises:
+            Unsure: There are other values.
+        """
+        if self.objects_only:
+            return self.texts()
+        if not self.joined:
+            return pa.nulls(len(self.ends) - 1, pa.string())
+        if not set(self.firsts()) <= {b"", b"n", b"{"}:
+            raise Unsure
+        return pa.array(
+            [value if value[:1] == b"{" else None for value in self.values()], pa.string()
+        )

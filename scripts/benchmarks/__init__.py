@@ -1,0 +1,1 @@
+"""Benchmarks: ratios of pitr to a named yardstick, taken in one run on one machine."""

@@ -1,0 +1,45 @@
+"""scripts/bench NAME [--changes N] [--json]: one benchmark, one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+import orjson
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.benchmarks import history, ingest, replay, restore_postgres, storage
+
+BENCHES = {
+    "ingest": (ingest.run, 2_000_000),
+    "replay": (replay.run, 10_000_000),
+    "restore-postgres": (restore_postgres.run, 2_000_000),
+    "storage": (storage.run, 2_000_000),
+    "history": (history.run, 10_000_000),
+}
+
+
+def main() -> int:
+    """Run one benchmark; exit 1 if its ratio misses what it must reach."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("name", choices=sorted(BENCHES))
+    parser.add_argument("--changes", type=int, help="changes in the log")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args()
+    run, changes = BENCHES[given.name]
+    figures = asyncio.run(run(given.changes or changes))
+    if given.json:
+        print(orjson.dumps(figures).decode())
+    else:
+        for name, value in figures.items():
+            print(f"{name:22} {value}")
+    less = figures.get("less_is_better", False)
+    met = figures["ratio"] <= figures["must"] if less else figures["ratio"] >= figures["must"]
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
