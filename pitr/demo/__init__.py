@@ -1,4 +1,4 @@
-"""The demo: a shop that trades, an operator's mistake, a restore, and the proof that it is exact."""
+"""The demo: a shop trades, an operator's mistake, a restore, and the proof that it is right."""
 
 from pitr.demo.result import DemoResult
 from pitr.demo.stage import run

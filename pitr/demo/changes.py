@@ -1,4 +1,4 @@
-"""What the shop's app does: transactions of row changes, and the lines it sends to pitr for them."""
+"""What the shop's app does: transactions of row changes, and the lines it sends to pitr."""
 
 from __future__ import annotations
 

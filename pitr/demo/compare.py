@@ -28,7 +28,7 @@ class TableDifference:
     @property
     def identical(self) -> bool:
         """Whether every row is there with every value, and no other."""
-        return not (self.lost or self.added or self.changed)
+        return not self.examples
 
 
 async def compare(truth_url: str, other_url: str, *, schema: str) -> list[TableDifference]:
@@ -47,9 +47,13 @@ def difference(
     if truth is None or other is None:
         where = "the truth" if truth is None else "the other database"
         example = (f"{table} does not exist in {where}",)
-        lost, added = len(truth or ()) or 1, len(other or ())
         return TableDifference(
-            table=table, rows=lost, lost=lost, added=added, changed=0, examples=example
+            table=table,
+            rows=len(truth or ()),
+            lost=len(truth or ()),
+            added=len(other or ()),
+            changed=0,
+            examples=example,
         )
     lost = [key for key in truth if key not in other]
     added = [key for key in other if key not in truth]
@@ -86,7 +90,7 @@ async def _contents(url: str, schema: str) -> dict[str, dict[str, str]]:
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             return {
-                table: {key: row for key, row in await connection.fetch(_rows(schema, table, key))}
+                table: dict(await connection.fetch(_rows(schema, table, key)))
                 for table, key in await connection.fetch(_TABLES, schema)
             }
     finally:

@@ -101,7 +101,7 @@ class Service:
 
 @asynccontextmanager
 async def serving(folder: Path, *, keep: bool) -> AsyncIterator[Service]:
-    """Run `pitr serve` with all it writes in ``folder``; ``keep`` leaves it running if all is well."""
+    """Run `pitr serve` in ``folder``; ``keep`` leaves it running if all is well."""
     data = folder / "data"
     data.mkdir(parents=True)
     with (folder / "serve.json").open("wb") as stdout, (folder / "serve.log").open("wb") as stderr:

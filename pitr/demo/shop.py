@@ -159,7 +159,11 @@ class Shop:
         if customer is None:
             return None
         goods = self._goods
-        values = {"name": goods.name(), "email": goods.email(), "tags": goods.tags()}
+        values: dict[str, object] = {
+            "name": goods.name(),
+            "email": goods.email(),
+            "tags": goods.tags(),
+        }
         values |= {"address": goods.jsonb(), "credit": goods.credit(), "photo": goods.photo()}
         some = dict(self._random.sample(list(values.items()), 2))
         self._books.update(CUSTOMERS, (customer["id"],), **some)

@@ -66,6 +66,11 @@ def canonical_key(text: bytes) -> str:
     return _within_limit(canonical)
 
 
+def is_canonical(text: bytes) -> bool:
+    """Tell quickly whether a text is its own canonical key; False is not certain."""
+    return len(text) <= KEY_BYTES_MAX and _simple.match(text) is not None
+
+
 def column_names(key: str) -> tuple[str, ...]:
     """Name the columns of a canonical key."""
     return tuple(_raw_object.decode(key))

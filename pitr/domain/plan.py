@@ -115,7 +115,9 @@ def check_coverage(view: LogView) -> None:
     for first, end in sorted(ranges + _runs(view.tail.column("seq").to_pylist())):
         if first != reached:
             raise DataLoss(
-                "changes are missing from the log" if first > reached else "changes are listed twice",
+                "changes are missing from the log"
+                if first > reached
+                else "changes are listed twice",
                 seq_first=min(first, reached),
                 seq_end=max(first, reached),
             )

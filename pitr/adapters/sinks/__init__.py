@@ -19,7 +19,7 @@ def sink_for(
     into: str,
     *,
     force: bool = False,
-    format: FileFormat | None = None,  # noqa: A002 (the word that users write)
+    format: FileFormat | None = None,
     rows_only: bool = False,
     drop_unknown: bool = False,
     stream: IO[bytes] | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +61,7 @@ async def in_thread(work: Callable[[Check], _T]) -> _T:
         raise
 
 
-async def ahead(iterator: Iterator[_T]) -> AsyncIterator[_T]:
+async def ahead(iterator: Iterator[_T]) -> AsyncGenerator[_T, None]:
     """Iterate in a thread of its own, one item ahead of the consumer.
 
     Close it (``contextlib.aclosing``) to wait for the item under way: the iterator is then at rest.

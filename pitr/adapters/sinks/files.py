@@ -60,7 +60,7 @@ class FileSink:
     def __init__(
         self,
         path: Path,
-        format: FileFormat = "ndjson",  # noqa: A002 (the word that users write)
+        format: FileFormat = "ndjson",
         *,
         force: bool = False,
         rows_only: bool = False,

@@ -36,11 +36,12 @@ class Engine:
     def __init__(self, *, memory_bytes: int, spill_folder: Path, threads: int) -> None:
         assert memory_bytes >= MEMORY_BYTES_MIN, "the budget holds at least the process itself"
         self.folder = Path(tempfile.mkdtemp(prefix="replay-", dir=spill_folder))
+        self.memory_bytes = memory_bytes - PROCESS_BYTES
         self._connection = duckdb.connect(
             ":memory:",
             config={
                 "threads": threads,
-                "memory_limit": f"{(memory_bytes - PROCESS_BYTES) // 1024}KiB",
+                "memory_limit": f"{self.memory_bytes // 1024}KiB",
                 "temp_directory": str(self.folder / "duckdb"),
                 "preserve_insertion_order": False,
                 "autoinstall_known_extensions": False,

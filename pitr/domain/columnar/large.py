@@ -33,11 +33,9 @@ _SCHEMA = pa.schema(
 )
 
 
-def has_large(path: Path) -> bool:
-    """Tell whether a file may hold a large document, from its footer."""
-    metadata = pq.read_metadata(path).metadata or {}
-    longest = metadata.get(b"pitr.document_bytes_max")
-    return longest is None or int(longest) > LARGE_BYTES
+def longest_document(path: Path) -> int:
+    """Return the length of a file's longest document, bytes, from its footer."""
+    return int(pq.read_metadata(path).metadata[b"pitr.document_bytes_max"])
 
 
 class LargeDocuments:

@@ -8,8 +8,9 @@ newest change is a patch are folded in Python, as both sides stream past in key 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,8 +21,9 @@ import pyarrow.compute as pc
 from pitr.domain.change import Change, Op
 from pitr.domain.columnar import replay_sql as sql
 from pitr.domain.columnar.engine import Engine
-from pitr.domain.columnar.large import LARGE_BYTES, LargeDocuments, has_large
+from pitr.domain.columnar.large import LARGE_BYTES, LargeDocuments, longest_document
 from pitr.domain.columnar.encoding import document_bytes_max
+from pitr.domain.columnar.ranges import Range, sorting_ranges
 from pitr.domain.columnar.rows import empty_table
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.columnar.spool import Spool
@@ -30,6 +32,9 @@ from pitr.domain.target import Cut
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
 """A batch ends with the document that takes its long and patched documents past this."""
+
+SORT_SHARE: Final = 4
+"""A sort may take one part in so many of the engine's memory."""
 
 DIRECT_COLLECTIONS_MAX: Final = 4
 """With more collections than this, all rows are sorted once into a spool and read from there."""
@@ -89,6 +94,7 @@ class Replay:
             self._create_views()
             self._find_newest()
             self._find_large()
+            self._cut_ranges()
         except BaseException:
             self.close()
             raise
@@ -163,34 +169,51 @@ class Replay:
 
     def _find_large(self) -> None:
         given = self._given
-        base = [path for path in given.base if has_large(path)]
-        segments = [path for path in given.segments if has_large(path)]
+        longest = {path: longest_document(path) for path in given.base + given.segments}
+        base = [path for path in given.base if longest[path] > LARGE_BYTES]
+        segments = [path for path in given.segments if longest[path] > LARGE_BYTES]
         tail = given.tail if given.tail is not None else empty_table()
-        if not base and not segments and document_bytes_max(tail) <= LARGE_BYTES:
+        longest_of_all = max([document_bytes_max(tail), *longest.values()])
+        self._document_bytes_max = min(longest_of_all, LARGE_BYTES)
+        if longest_of_all <= LARGE_BYTES:
             return
-        if not given.has_patches:
-            self._engine.run("CREATE TABLE chain (seq BIGINT)")
-        self._engine.run(sql.NEEDED_TABLE)
+        self._engine.run(sql.needed_table(has_patches=self._has_patches))
         self._large = LargeDocuments(self._engine)
         self._large.add_files(base, seq_first=1)
         self._large.add_files(segments, seq_first=given.base_seq_end)
         self._large.add_table(tail, seq_first=given.base_seq_end)
         self._engine.run("DROP TABLE needed")
 
+    def _cut_ranges(self) -> None:
+        share = SORT_SHARE * (2 if self._has_patches else 1)
+        cut = partial(
+            sorting_ranges,
+            self._engine,
+            document_bytes_max=self._document_bytes_max,
+            bytes_max=self._engine.memory_bytes // share,
+        )
+        self._state_ranges = cut("living")
+        self._chain_ranges = cut("chain") if self._has_patches else []
+
+    def _stream(
+        self, query: Callable[..., str], ranges: list[Range], collection: str | None
+    ) -> Iterator[pa.RecordBatch]:
+        for part in ranges:
+            if collection is None or part.touches(collection):
+                yield from self._engine.stream(query(collection=collection, part=part))
+
     def _rows(self, collection: str | None) -> Iterator[pa.RecordBatch]:
         has_large = self._large is not None
         chains = self._chains(collection) if self._has_patches else iter(())
-        query = sql.state_rows(
-            has_patches=self._has_patches, has_large=has_large, collection=collection
-        )
-        for batch in self._engine.stream(query):
+        query = partial(sql.state_rows, has_patches=self._has_patches, has_large=has_large)
+        for batch in self._stream(query, self._state_ranges, collection):
             yield from self._completed(batch, chains)
 
     def _chains(self, collection: str | None) -> Iterator[Change]:
         """Yield patched rows in (collection, key) order, one at a time."""
         row: Change | None = None
-        query = sql.chain_rows(has_large=self._large is not None, collection=collection)
-        for batch in self._engine.stream(query):
+        query = partial(sql.chain_rows, has_large=self._large is not None)
+        for batch in self._stream(query, self._chain_ranges, collection):
             for number in range(batch.num_rows):
                 change = self._chain_change(batch, number)
                 if row is not None and (row.collection, row.key) != (change.collection, change.key):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pitr.domain.columnar.engine import literal, literals, parquet
 from pitr.domain.columnar.large import LARGE_BYTES, LARGE_COLUMNS
+from pitr.domain.columnar.ranges import Range
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.target import Cut
 
@@ -31,7 +32,9 @@ def narrow_view(
     collections: frozenset[str] | None,
 ) -> str:
     """The changes inside the cut; a base is inside as a whole."""
-    named = [] if collections is None else [f"collection IN {literals(sorted(collections) or [''])}"]
+    named = (
+        [] if collections is None else [f"collection IN {literals(sorted(collections) or [''])}"]
+    )
     inside = [*named, *_inside(cut), *_from(base_seq_end)]
     parts = [_select(_NARROW, "empty", [])]
     if base:
@@ -105,44 +108,53 @@ SELECT collection, sum(living)::BIGINT FROM (
 # A chain is the patches of a row since its newest full image, with that image in front.
 CHAIN_TABLE = """
 CREATE TABLE chain AS
-SELECT n.seq FROM narrow n JOIN living l USING (collection, key)
+SELECT n.collection, n.key, n.seq FROM narrow n JOIN living l USING (collection, key)
 WHERE l.patched AND n.seq > l.truncated AND n.op NOT IN ('delete', 'truncate')
   AND n.seq >= l.anchor // 2
 """
 
-NEEDED_TABLE = """
-CREATE TABLE needed AS SELECT seq FROM living UNION SELECT seq FROM chain
-"""
+
+def needed_table(*, has_patches: bool) -> str:
+    """The seqs of all rows whose documents the state is made from."""
+    chain = " UNION SELECT seq FROM chain" if has_patches else ""
+    return f"CREATE TABLE needed AS SELECT seq FROM living{chain}"
 
 
-def state_rows(*, has_patches: bool, has_large: bool, collection: str | None) -> str:
-    """The living rows in (collection, key) order; patched ones without ``after``."""
+def state_rows(*, has_patches: bool, has_large: bool, collection: str | None, part: Range) -> str:
+    """The living rows of a range in (collection, key) order; patched ones without ``after``."""
     given = {name: f'w."{name}"' for name in CHANGE_SCHEMA.names}
     if has_patches:
-        given["op"] = "CASE WHEN l.patched THEN 'update' ELSE w.op END"
-        given["after"] = "CASE WHEN NOT l.patched THEN w.after END"
+        given["op"] = "CASE WHEN s.patched THEN 'update' ELSE w.op END"
+        given["after"] = "CASE WHEN NOT s.patched THEN w.after END"
     del given["before"], given["unchanged"]
     columns = [f'{value} AS "{name}"' for name, value in given.items()]
-    columns.append("l.patched" if has_patches else "false AS patched")
-    source = _joined("wide w JOIN living l ON w.seq = l.seq", columns, has_large=has_large)
-    where = [] if collection is None else [f"{side}.collection = {literal(collection)}" for side in "wl"]
-    return _select(", ".join(columns), source, where) + " ORDER BY w.collection, w.key"
+    columns.append("s.patched" if has_patches else "false AS patched")
+    return _picked("living", columns, has_large=has_large, collection=collection, part=part)
 
 
-def chain_rows(*, has_large: bool, collection: str | None) -> str:
+def chain_rows(*, has_large: bool, collection: str | None, part: Range) -> str:
     """The changes that patched rows are folded from, in (collection, key, seq) order."""
     columns = ["w.seq", "w.collection", "w.key", "w.op", "w.after", "w.unchanged"]
-    source = _joined("wide w JOIN chain c ON w.seq = c.seq", columns, has_large=has_large)
-    where = [] if collection is None else [f"w.collection = {literal(collection)}"]
-    return _select(", ".join(columns), source, where) + " ORDER BY w.collection, w.key, w.seq"
+    return _picked("chain", columns, has_large=has_large, collection=collection, part=part)
 
 
-def _joined(source: str, columns: list[str], *, has_large: bool) -> str:
-    for name in LARGE_COLUMNS:
-        for fact in ("offset", "bytes"):
-            value = f"g.{name}_{fact}" if has_large else "NULL::BIGINT"
-            columns.append(f"{value} AS {name}_{fact}")
-    return f"{source} LEFT JOIN large g ON g.seq = w.seq" if has_large else source
+def _picked(
+    table: str, columns: list[str], *, has_large: bool, collection: str | None, part: Range
+) -> str:
+    chosen, scanned = part.exactly("p"), part.roughly("w")
+    if collection is not None:
+        chosen.append(f"p.collection = {literal(collection)}")
+        scanned.append(f"w.collection = {literal(collection)}")
+    source = f"wide w JOIN ({_select('*', f'{table} p', chosen)}) s ON w.seq = s.seq"
+    if has_large:
+        source += " LEFT JOIN large g ON g.seq = w.seq"
+    places = [
+        f"{f'g.{name}_{fact}' if has_large else 'NULL::BIGINT'} AS {name}_{fact}"
+        for name in LARGE_COLUMNS
+        for fact in ("offset", "bytes")
+    ]
+    query = _select(", ".join([*columns, *places]), source, scanned)
+    return f"{query} ORDER BY w.collection, w.key, w.seq"
 
 
 def _short(name: str) -> str:
@@ -167,5 +179,3 @@ def _from(base_seq_end: int) -> list[str]:
 def _select(columns: str, source: str, where: list[str]) -> str:
     query = f"SELECT {columns} FROM {source}"
     return f"{query} WHERE {' AND '.join(where)}" if where else query
-
-

@@ -76,9 +76,7 @@ class WrittenFile:
         """Describe the file as a segment for the manifest of ``log``."""
         return _segment_ref(log, self.facts, sha256=self.sha256, size_bytes=self.size_bytes)
 
-    def snapshot_ref(
-        self, log: str, *, seq_end: int, at_min_us: int, at_max_us: int
-    ) -> ObjectRef:
+    def snapshot_ref(self, log: str, *, seq_end: int, at_min_us: int, at_max_us: int) -> ObjectRef:
         """Describe the file as a part of the snapshot before ``seq_end``.
 
         ``at_min_us`` and ``at_max_us`` bound every change before ``seq_end``, not only these rows.

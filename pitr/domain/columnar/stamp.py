@@ -70,7 +70,9 @@ def _log_times(tx: pa.Array, commit: pa.Array, *, lane_at_us: int, limit_us: int
     to everything between its first and its last change. Spans that overlap therefore share
     one time, the running maximum at the end of the last of them: the least solution there is.
     """
-    running = pc.cumulative_max(pc.max_element_wise(pc.min_element_wise(commit, limit_us), lane_at_us))
+    running = pc.cumulative_max(
+        pc.max_element_wise(pc.min_element_wise(commit, limit_us), lane_at_us)
+    )
     if len(tx) == tx.null_count:
         return running
     place = pa.array(range(len(tx)), pa.int64())

@@ -33,7 +33,7 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 def decode_lines(
     body: bytes,
     *,
-    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
+    format: Format,
     position_first: int,
     key_columns: tuple[str, ...] | None = None,
     collection: str | None = None,
@@ -60,7 +60,7 @@ def decode_lines(
 def decode_array(
     body: bytes,
     *,
-    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
+    format: Format,
     position_first: int,
     key_columns: tuple[str, ...] | None = None,
     collection: str | None = None,
@@ -85,7 +85,7 @@ def decode_array(
 def decode_values(
     values: Sequence[bytes | None],
     *,
-    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
+    format: Format,
     positions: Sequence[int],
     keys: Sequence[bytes | None] | None = None,
     key_columns: tuple[str, ...] | None = None,
@@ -108,7 +108,7 @@ def decode_values(
 def decode_one(
     body: bytes,
     *,
-    format: Format,  # noqa: A002 (the word of the CLI, the API and the docs)
+    format: Format,
     position: int,
     key: bytes | None = None,
     key_columns: tuple[str, ...] | None = None,

@@ -229,19 +229,23 @@ def _commit_us(*places: tuple[dict[str, bytes], str, str]) -> int | None:
 
 
 def tx_of(places: list[tuple[dict[str, bytes], str]]) -> str | None:
-    """Take the first transaction there is.
-
-    Debezium's PostgreSQL connector writes ``transaction.id`` as transaction and LSN, and the LSN
-    is the change's own: only the part before the colon is the same for a whole transaction.
-    """
+    """Take the first transaction there is."""
     for fields, name in places:
         value = fields.get(name)
         if value is None or value == b"null":
             continue
-        text = text_of(value, name=name) if value[:1] == b'"' else value.decode()
-        match = _postgres_tx.fullmatch(text)
-        return checked_text(match[1] if match else text, name="tx")
+        return tx_text(text_of(value, name=name) if value[:1] == b'"' else value.decode())
     return None
+
+
+def tx_text(text: str) -> str:
+    """Take what names the whole transaction out of a transaction's id.
+
+    Debezium's PostgreSQL connector writes ``transaction.id`` as transaction and LSN, and the LSN
+    is the change's own: only the part before the colon is the same for a whole transaction.
+    """
+    match = _postgres_tx.fullmatch(text)
+    return checked_text(match[1] if match else text, name="tx")
 
 
 def _meta(parts: dict[str, bytes]) -> bytes:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from pitr.domain.change import DOCUMENT_BYTES_MAX
 from pitr.domain.duplicates import distinct_names
 from pitr.domain.formats.bulk import (
     ABSENT_JSON,
@@ -22,13 +21,13 @@ from pitr.domain.formats.bulk import (
     decoded,
     require_distinct_names,
 )
-from pitr.domain.formats.debezium import OPS, unwrapped_key, tx_of
+from pitr.domain.formats.debezium import OPS, tx_of, tx_text, unwrapped_key
 from pitr.domain.formats.draft import table_of_columns
 from pitr.domain.formats.fields import checked_collection, key_of, members
 from pitr.domain.formats.flaw import Flaw
 from pitr.domain.formats.times import commit_us
 from pitr.domain.formats.unavailable import may_hold_unavailable
-from pitr.domain.keys import column_names
+from pitr.domain.keys import column_names, is_canonical
 
 _Time = int | None | msgspec.UnsetType
 
@@ -173,9 +172,7 @@ class _Rows:
         self.before_members = self.before.objects()
         self.after_members = self.after.objects()
         self.keys = _canonical_keys(keys)
-        if not source.objects_only or any(
-            len(document.joined) > DOCUMENT_BYTES_MAX for document in (source, transaction)
-        ):
+        if not source.objects_only:
             raise Unsure
         self.source_texts = source.values()
         self.transaction_texts = transaction.values()
@@ -228,9 +225,10 @@ class _Rows:
 
     def commits_us(self) -> list[int | None]:
         try:
+            found = map(_commit_us, self.sources)
             return [
-                _commit_us(source) or _commit_us(envelope)
-                for source, envelope in zip(self.sources, self.envelopes, strict=True)
+                commit if commit is not None else _commit_us(envelope)
+                for commit, envelope in zip(found, self.envelopes, strict=True)
             ]
         except Flaw as flaw:
             raise Unsure from flaw
@@ -256,11 +254,21 @@ class _Rows:
 
 
 def _canonical_keys(keys: Sequence[bytes | None]) -> list[str]:
+    found = []
+    for key in keys:
+        if key is not None and is_canonical(key):
+            found.append(key.decode())
+        else:
+            found.append(_canonical_key(key))
+    return found
+
+
+def _canonical_key(key: bytes | None) -> str:
     try:
-        found = [unwrapped_key(key) for key in keys]
-        if None in found:
+        unwrapped = unwrapped_key(key)
+        if unwrapped is None:
             raise Unsure
-        return [key_of(key) for key in found if key is not None]
+        return key_of(unwrapped)
     except Flaw as flaw:
         raise Unsure from flaw
 
@@ -305,9 +313,7 @@ def _tx(source: _Source, envelope: _Envelope, transaction: bytes) -> str | None:
             return tx
     if envelope.op == "r":
         return None
-    if type(source.txId) is int and source.txId > 0:
-        return str(source.txId)
-    if source.txId is None and source.gtid is None:
-        return None
-    # A string, or a number that may have another spelling.
-    raise Unsure
+    if source.txId == 0:
+        raise Unsure  # It may have been spelled -0.
+    text = source.txId if source.txId is not None else source.gtid
+    return None if text is None else tx_text(str(text))

@@ -101,7 +101,7 @@ class Inference:
         return f"CREATE TABLE {name.quoted} ({', '.join(columns)})"
 
     def _unfit(self, message: str, key: str, **facts: object) -> InvalidRequest:
-        return InvalidRequest(message, None, collection=self._collection, key=key, **facts)
+        return InvalidRequest(message, hint=None, collection=self._collection, key=key, **facts)
 
 
 def _type_of(value: bytes) -> str:

@@ -7,7 +7,7 @@ value by value through ``values.text_of``, which also knows what to say about it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ class Lines:
 
     columns: tuple[str, ...]
     body: bytes
-    keys: Sequence[str]
+    keys: list[str]
 
 
 class RowEncoder:

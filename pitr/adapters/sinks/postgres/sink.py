@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 
-from pitr.adapters.sinks.batches import Spill, ahead, slices
-from pitr.adapters.sinks.postgres import integrity
 from pitr.adapters.sinks.postgres.connection import connected, pin_settings, shown, translated
-from pitr.adapters.sinks.postgres.infer import Inference
-from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
+from pitr.adapters.sinks.postgres.foreign_keys import (
+    ForeignKey,
+    check_foreign_key,
+    foreign_keys,
+    parents_first,
+)
+from pitr.adapters.sinks.postgres.loading import Loader
+from pitr.adapters.sinks.postgres.sequences import move_sequences
 from pitr.adapters.sinks.postgres.tables import (
     JsonStrings,
     Table,
     TableName,
     described,
     existing,
-    quoted,
     table_names,
 )
-from pitr.domain.errors import Conflict, SinkNotEmpty
+from pitr.adapters.sinks.postgres.triggers import Triggers, check_deferred
+from pitr.domain.errors import Conflict, SinkNotEmpty, Unavailable
 from pitr.domain.ports import Progress, RestorableState, SinkReport
 
 LOCK_TIMEOUT_S: Final = 10
 """How long to wait for each table that somebody else has locked, unless told otherwise."""
 
-RUN_ROWS_MAX: Final = 262_144
-"""Rows of one COPY. Their keys are kept until it ends, to say which row was refused."""
-
-RUN_BYTES_MAX: Final = 128 * 1024 * 1024
-"""Bytes of one COPY, for the same reason."""
-
-
-@dataclass(kw_only=True)
-class _Restore:
-    """One restore under way, inside its transaction."""
-
-    connection: asyncpg.Connection
-    state: RestorableState
-    progress: Progress
-    tables: dict[str, Table] = field(default_factory=dict)
-    foreign_keys: tuple[integrity.ForeignKey, ...] = ()
-    triggers: integrity.Triggers = field(default_factory=integrity.Triggers)
-    rows: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    created: list[TableName] = field(default_factory=list)
-
-    @property
-    def oids(self) -> list[int]:
-        return [table.oid for table in self.tables.values()]
+ANALYZE_TIMEOUT_S: Final = 60
+"""How long to gather statistics of a table after the commit; it can be done at any time."""
 
 
 class PostgresSink:
@@ -94,141 +75,154 @@ class PostgresSink:
             Conflict: Rows refer to rows that are not there.
             Unavailable: The database did not answer, or a table is locked by somebody else.
         """
+        names = table_names(state.counts, self._names)
         async with connected(self._url) as connection:
-            restore = _Restore(connection=connection, state=state, progress=progress)
             with translated():
                 transaction = connection.transaction()
                 await transaction.start()
-                await self._run(restore)
-            await self._commit(transaction)
-            await _analyze(restore)
-        return SinkReport(rows=restore.rows, where=shown(self._url), notes=tuple(restore.notes))
+                await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
+                loader = Loader(
+                    connection=connection,
+                    progress=progress,
+                    drop_unknown=self._drop_unknown,
+                    temporary_folder=self._temporary_folder,
+                )
+                restore = _Restore(connection=connection, loader=loader, state=state)
+                await restore.lock(names, json_strings=self._json_strings)
+                restore.check_empty(force=self._force)
+                await restore.run(names)
+            await _commit(transaction)
+            notes = [*restore.notes, *await _analyze(connection, restore.tables.values())]
+        return SinkReport(rows=restore.rows, where=shown(self._url), notes=tuple(notes))
 
-    async def _commit(self, transaction: asyncpg.transaction.Transaction) -> None:
-        try:
-            with translated():
-                await transaction.commit()
-        except BaseException as error:
-            error.add_note("the connection broke at the commit: the restore may have succeeded")
-            raise
 
-    async def _run(self, restore: _Restore) -> None:
-        connection = restore.connection
-        await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
-        names = table_names(restore.state.counts, self._names)
-        await self._lock(restore, names)
-        self._check_empty(restore)
-        await restore.triggers.silence(connection, restore.oids)
-        await self._empty(restore)
-        for collection in self._load_order(restore):
-            await self._load(restore, collection, restore.tables[collection])
-        for collection in sorted(names.keys() - restore.tables.keys()):
-            await self._make_and_load(restore, collection, names[collection])
-        # Only now is everything there that a row may refer to. Sequences go last: they are not
-        # moved back when the transaction fails.
-        await self._check(restore)
-        await restore.triggers.restore(connection)
-        await integrity.move_sequences(connection, restore.oids)
+@dataclass(kw_only=True)
+class _Restore:
+    """One restore under way, inside its transaction."""
 
-    async def _lock(self, restore: _Restore, names: Mapping[str, TableName]) -> None:
+    connection: asyncpg.Connection
+    loader: Loader
+    state: RestorableState
+    tables: dict[str, Table] = field(default_factory=dict)
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    triggers: Triggers = field(default_factory=Triggers)
+    rows: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def oids(self) -> list[int]:
+        """The tables that are restored."""
+        return [table.oid for table in self.tables.values()]
+
+    async def lock(self, names: Mapping[str, TableName], *, json_strings: JsonStrings) -> None:
         """Keep other writers out of every table that matters; readers go on."""
-        connection = restore.connection
-        found = await existing(connection, names.values())
+        found = await existing(self.connection, names.values())
         oids = [table.oid for table in found.values()]
-        keys = await integrity.foreign_keys(connection, oids)
+        keys = await foreign_keys(self.connection, oids)
         tables = {*found, *(key.child for key in keys), *(key.parent for key in keys)}
         for name in sorted(tables):
-            await connection.execute(f"LOCK TABLE {name.quoted} IN SHARE ROW EXCLUSIVE MODE")
-        restore.foreign_keys = await integrity.foreign_keys(connection, oids)
+            await self.connection.execute(f"LOCK TABLE {name.quoted} IN SHARE ROW EXCLUSIVE MODE")
+        self.foreign_keys = await foreign_keys(self.connection, oids)
         for collection, name in sorted(names.items()):
             if name in found:
-                restore.tables[collection] = await described(
-                    connection, found[name], json_strings=self._json_strings
+                self.tables[collection] = await described(
+                    self.connection, found[name], json_strings=json_strings
                 )
 
-    def _check_empty(self, restore: _Restore) -> None:
-        filled = [str(table.name) for table in restore.tables.values() if table.has_rows]
-        if filled and not self._force:
+    def check_empty(self, *, force: bool) -> None:
+        """Refuse tables that have rows, unless they are to be replaced."""
+        filled = [str(table.name) for table in self.tables.values() if table.has_rows]
+        if filled and not force:
             raise SinkNotEmpty(
                 "tables have rows already",
                 hint="restore into an empty database, or replace their rows with --force",
                 tables=filled,
             )
 
-    async def _empty(self, restore: _Restore) -> None:
-        """Delete the rows there are. Unlike TRUNCATE this lets others read them until the commit."""
-        filled = {table.oid: table for table in restore.tables.values() if table.has_rows}
-        if not restore.triggers.replica:
-            await self._check_cascades(restore, filled)
-        for oid in reversed(integrity.parents_first(filled, restore.foreign_keys)):
-            await restore.connection.execute(f"DELETE FROM {filled[oid].name.quoted}")
+    async def run(self, names: Mapping[str, TableName]) -> None:
+        """Do all that is between the locks and the commit."""
+        await self.triggers.silence(self.connection, self.oids)
+        await self._empty()
+        by_oid = {table.oid: collection for collection, table in self.tables.items()}
+        missing = sorted(names.keys() - self.tables.keys())
+        for oid in parents_first(by_oid, self.foreign_keys):
+            collection = by_oid[oid]
+            rows = self.state.rows(collection)
+            self.rows[collection] = await self.loader.fill(
+                collection, self.tables[collection], rows
+            )
+        for collection in missing:
+            await self._make(collection, names[collection])
+        # Only now is everything there that a row may refer to. Sequences go last: they are not
+        # moved back when the transaction fails.
+        await self._check()
+        await self.triggers.restore(self.connection)
+        await move_sequences(self.connection, self.oids)
 
-    async def _check_cascades(self, restore: _Restore, filled: Mapping[int, Table]) -> None:
+    async def _empty(self) -> None:
+        """Delete the rows there are; unlike TRUNCATE it lets others read them until the commit."""
+        filled = {table.oid: table for table in self.tables.values() if table.has_rows}
+        if not self.triggers.replica:
+            await self._check_cascades(filled)
+        for oid in reversed(parents_first(filled, self.foreign_keys)):
+            await self.connection.execute(f"DELETE FROM {filled[oid].name.quoted}")
+
+    async def _check_cascades(self, filled: Mapping[int, Table]) -> None:
         """Refuse a delete that the database would carry on into a table that is not restored."""
-        for key in restore.foreign_keys:
-            outside = key.parent_oid in filled and key.child_oid not in restore.oids
-            if outside and key.on_delete_writes:
-                query = f"SELECT EXISTS (SELECT FROM {key.child.quoted})"
-                if await restore.connection.fetchval(query):
-                    raise Conflict(
-                        "replacing the rows would also change a table that is not restored",
-                        hint="restore that table too, or as a role that may set"
-                        " session_replication_role",
-                        constraint=key.name,
-                        table=key.child,
-                    )
+        for key in self.foreign_keys:
+            outside = key.parent_oid in filled and key.child_oid not in self.oids
+            if not (outside and key.on_delete_writes):
+                continue
+            query = f"SELECT EXISTS (SELECT FROM {key.child.quoted})"
+            if await self.connection.fetchval(query):
+                raise Conflict(
+                    "replacing the rows would also change a table that is not restored",
+                    hint="restore it too, or as a role that may set session_replication_role",
+                    constraint=key.name,
+                    table=key.child,
+                )
 
-    def _load_order(self, restore: _Restore) -> list[str]:
-        by_oid = {table.oid: collection for collection, table in restore.tables.items()}
-        ordered = integrity.parents_first(by_oid, restore.foreign_keys)
-        return [by_oid[oid] for oid in ordered]
-
-    async def _load(self, restore: _Restore, collection: str, table: Table) -> None:
-        await self._copy(restore, collection, table, restore.state.rows(collection))
-
-    async def _make_and_load(self, restore: _Restore, collection: str, name: TableName) -> None:
-        if restore.state.counts[collection] == 0:
-            restore.rows[collection] = 0
-            restore.notes.append(f"{collection}: no rows, and no table to say its columns")
+    async def _make(self, collection: str, name: TableName) -> None:
+        if self.state.counts[collection] == 0:
+            self.rows[collection] = 0
+            self.notes.append(f"{collection}: no rows, and no table that would say its columns")
             return
-        inference, spill = Inference(collection), Spill(self._temporary_folder)
-        try:
-            async with aclosing(ahead(_inferred(restore, collection, inference, spill))) as seen:
-                async for _ in seen:
-                    pass
-            table = await self._make(restore, name, inference)
-            restore.tables[collection] = table
-            await self._copy(restore, collection, table, spill.batches())
-        finally:
-            spill.close()
-        await _add_primary_key(restore, collection, name, inference)
+        rows = self.state.rows(collection)
+        table, self.rows[collection], notes = await self.loader.make(collection, name, rows)
+        self.tables[collection] = table
+        self.notes += notes
 
-    async def _make(self, restore: _Restore, name: TableName, inference: Inference) -> Table:
-        connection = restore.connection
-        await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(name.schema)}")
-        await connection.execute(inference.create_statement(name))
-        restore.created.append(name)
-        [table] = (await existing(connection, [name])).values()
-        return await described(connection, table, json_strings="value")
-
-    async def _copy(
-        self, restore: _Restore, collection: str, table: Table, batches: Iterator[object]
-    ) -> None:
-        encoder = RowEncoder(collection, table, drop_unknown=self._drop_unknown)
-        restore.rows[collection] = 0
-        lines = (found for part in slices(batches) for found in encoder.encoded(part))
-        async with aclosing(ahead(lines)) as coming:
-            following = await anext(coming, None)
-            while following is not None:
-                run = _Run(restore, collection, table, coming, following)
-                following = await run.copy()
-
-    async def _check(self, restore: _Restore) -> None:
-        if not restore.triggers.replica:
+    async def _check(self) -> None:
+        """Check what rested together with the triggers."""
+        if not self.triggers.replica:
+            await self.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
             return
-        for key in restore.foreign_keys:
+        for key in self.foreign_keys:
             if key.checkable:
-                await integrity.check_foreign_key(restore.connection, key)
+                await check_foreign_key(self.connection, key)
             else:
-                restore.notes.append(f"{key.child}: the foreign key {key.name} is unchecked")
-        restore.notes += await integrity.check_deferred(restore.connection, restore.oids)
+                self.notes.append(f"{key.child}: the foreign key {key.name} was not checked")
+        self.notes += await check_deferred(self.connection, self.oids)
+
+
+async def _commit(transaction: asyncpg.transaction.Transaction) -> None:
+    try:
+        with translated():
+            await transaction.commit()
+    except Unavailable as error:
+        raise Unavailable(
+            "the connection broke at the commit, so the restore may have succeeded",
+            hint="look at the tables before you try again",
+            reason=error.facts.get("reason"),
+        ) from error
+
+
+async def _analyze(connection: asyncpg.Connection, tables: Iterable[Table]) -> list[str]:
+    """Gather statistics, as far as that can be had; the restore is done already."""
+    notes = []
+    for table in tables:
+        try:
+            await connection.execute(f"ANALYZE {table.name.quoted}", timeout=ANALYZE_TIMEOUT_S)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            notes.append(f"{table.name}: run ANALYZE, it was not possible now ({error})")
+    return notes

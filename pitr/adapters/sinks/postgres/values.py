@@ -200,7 +200,7 @@ def _debezium_decimal(column: Column, raw: bytes) -> str:
     if abs(parts.scale) > NUMERIC_SCALE_MAX:
         raise Unfit("the number has too many digits")
     unscaled = Decimal(int.from_bytes(parts.value, "big", signed=True)).as_tuple()
-    text = format(Decimal(unscaled._replace(exponent=-parts.scale)), "f")
+    text = format(Decimal((unscaled.sign, unscaled.digits, -parts.scale)), "f")
     if column.typmod >= 0:
         check_scale(text, column)
     return text

@@ -1,0 +1,15 @@
+"""The command line. It parses, calls services and prints; it decides nothing about data.
+
+Heavy modules are imported inside the commands that need them, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+from pitr.faces.cli.root import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command that the process was started with; never returns."""
+    app()

@@ -1,0 +1,130 @@
+"""The demo on real servers: it proves a right restore, notices a wrong one, and leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from pitr.demo import DemoResult, run
+from pitr.domain.errors import InvalidRequest
+
+CHANGES = 3_000
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short folder of its own that the account of a server can pass through."""
+    base = Path(tempfile.mkdtemp(prefix="pitr-test-"))
+    base.chmod(0o711)
+    yield base
+    for process in processes_of(base):
+        process.kill()
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every process that works in ``folder`` or was started for it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() == psutil.STATUS_ZOMBIE or process.pid == psutil.Process().pid:
+                continue
+            data = process.environ().get("PITR_DATA", "")
+            if any(str(folder) in text for text in (process.cwd(), data, *process.cmdline())):
+                found.append(process)
+    return found
+
+
+async def demo(folder: Path, **options: object) -> tuple[DemoResult, str]:
+    lines: list[str] = []
+    result = await run(changes=CHANGES, folder=folder, report=lines.append, **options)  # type: ignore[arg-type]
+    return result, "\n".join(lines)
+
+
+async def test_the_restore_is_identical_and_nothing_is_left(place: Path) -> None:
+    result, said = await demo(place / "demo")
+    assert result.identical, result.differences
+    assert result.changes > CHANGES
+    assert result.rows > 500
+    assert result.lost_rows > 100
+    assert result.corrupted_rows > 100
+    assert "identical" in said
+    assert "ops:jo" in said
+    document = result.document()
+    assert document["identical"] is True
+    assert document["folder"] is None
+    assert not (place / "demo").exists()
+    assert processes_of(place) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE shop.customers SET credit = credit + 0.0000000001 WHERE id ="
+        " (SELECT max(id::text)::uuid FROM shop.customers)",
+        "DELETE FROM shop.order_lines WHERE (order_id, line) ="
+        " (SELECT order_id, line FROM shop.order_lines ORDER BY random() LIMIT 1)",
+    ],
+)
+async def test_one_wrong_row_is_noticed(place: Path, statement: str) -> None:
+    async def spoil(url: str) -> None:
+        connection = await asyncpg.connect(url)
+        assert (await connection.execute(statement)).endswith(" 1")
+        await connection.close()
+
+    result, said = await demo(place / "demo", fault=spoil)
+    assert not result.identical
+    assert len(result.differences) == 1
+    assert "DIFFERENT" in said
+    assert processes_of(place) == []
+
+
+async def test_a_demo_that_is_cancelled_clears_up(place: Path) -> None:
+    trading = asyncio.Event()
+    running = asyncio.create_task(
+        run(changes=CHANGES, folder=place / "demo", report=lambda _: trading.set())
+    )
+    await asyncio.wait_for(trading.wait(), timeout=60)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not (place / "demo").exists()
+    assert processes_of(place) == []
+
+
+async def test_what_is_kept_runs_until_it_is_stopped(place: Path) -> None:
+    result, said = await demo(place / "demo", keep=True)
+    assert result.identical
+    assert result.folder is not None
+    assert result.commands[-1] in said
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"{result.urls['pitr']}/healthz")).status_code == 200
+    connection = await asyncpg.connect(result.urls["shop_restored"])
+    assert await connection.fetchval("SELECT count(*) FROM shop.orders") > 0
+    await connection.close()
+    stop = await asyncio.create_subprocess_exec("sh", f"{result.folder}/stop")
+    # The script waits for the service, and only its parent can bury it.
+    assert await asyncio.wait_for(stop.wait(), timeout=60) == 0
+    assert not (place / "demo").exists()
+    assert processes_of(place) == []
+
+
+async def test_a_folder_in_use_is_refused(place: Path) -> None:
+    (place / "mine").write_text("mine")
+    with pytest.raises(InvalidRequest):
+        await demo(place)
+    assert (place / "mine").read_text() == "mine"
+
+
+async def test_too_few_changes_are_refused(place: Path) -> None:
+    with pytest.raises(InvalidRequest):
+        await run(changes=10, folder=place / "demo", report=lambda _: None)
