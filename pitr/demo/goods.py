@@ -45,7 +45,7 @@ NAMES = (
 )
 # No JSON null on its own: in a document it could not be told from an SQL NULL.
 JSON_TEXTS = (
-    '{"b":  1, "a": [1.10, 1e400, -0.0], "b": 2}',
+    '{"b":  1, "a": [1.10, 1e400, -0.0]}',
     '{"big": 123456789012345678901234567890, "text": "\\u00e9\\n\\"\\\\"}',
     "[]",
     '"plain"',

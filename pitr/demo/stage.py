@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -49,7 +47,7 @@ async def run(
     if changes < CHANGES_MIN:
         raise InvalidRequest("too few changes", hint=f"--changes {CHANGES_MIN} or more")
     steps = Steps(report)
-    with _stopped_in_order(), _workplace(folder, keep=keep) as place:
+    with _workplace(folder, keep=keep) as place:
         async with _servers(place, steps, keep=keep) as (server, service):
             story = Story(server=server, service=service, steps=steps, changes=changes)
             result = await story.tell(fault=fault)
@@ -101,30 +99,20 @@ def _workplace(folder: Path | None, *, keep: bool) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _stopped_in_order() -> Iterator[None]:
-    """Let SIGTERM cancel the demo as Ctrl-C does, so that it clears its stage away."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None, "a coroutine runs in a task"
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-
-
 STOP_SCRIPT = """\
 #!/bin/sh
 # Stops pitr and the shop's PostgreSQL of a demo that was kept, and removes its folder.
+cd {folder} || exit 1
+shop=shop/data/postmaster.pid catalog=pitr/data/postgres/data/postmaster.pid
 kill {pid}
-while kill -0 {pid} 2>/dev/null; do sleep 0.1; done
-postmaster=$(head -n 1 {folder}/shop/data/postmaster.pid)
-kill -INT "$postmaster"
-while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
-rm -rf {folder}
+kill -INT "$(head -n 1 "$shop")"
+tries=0
+while [ -e "$shop" ] || [ -e "$catalog" ]; do
+    tries=$((tries + 1))
+    [ "$tries" -gt 300 ] && exit 1
+    sleep 0.1
+done
+cd / && rm -rf {folder}
 """
 
 

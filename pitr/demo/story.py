@@ -41,6 +41,7 @@ class Steps:
 
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
+    start_s: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
@@ -73,7 +74,6 @@ class Story:
 
     async def tell(self, *, fault: Fault | None) -> DemoResult:
         """Run the story to its end; ``fault`` may spoil the restored database before the proof."""
-        start_s = time.perf_counter()
         await self._prepare()
         async with Sender(self.service.url) as sender:
             business = chain(self.shop.opening(), self.shop.business())
@@ -92,7 +92,7 @@ class Story:
             changes=self.sent.changes,
             transactions=self.sent.transactions,
             rows=sum(table.rows for table in found),
-            seconds=time.perf_counter() - start_s,
+            seconds=time.perf_counter() - self.steps.start_s,
             steps_s=self.steps.seconds,
             lost_rows=sum(table.lost for table in damage),
             corrupted_rows=sum(table.changed for table in damage),

@@ -18,11 +18,21 @@ from pitr.domain.errors import InvalidRequest
 KEY_DEPTH_MAX = 8
 """Deepest nesting inside a key. Most columns are scalars; an exact decimal may be an object."""
 
-CANONICAL_SIMPLE = (
-    r'^\{"[A-Za-z0-9_]+":(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?'
-    r'|"[A-Za-z0-9_./@ -]*"|true|false)\}$'
+_NAME = r'"[A-Za-z0-9_]+"'
+_SCALAR = (
+    r"(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+    r'|"[A-Za-z0-9_./@ -]*"|true|false)'
 )
-"""A text that matches this is its own canonical key (also read by RE2)."""
+
+# These are read by Python and by RE2.
+CANONICAL_SIMPLE = rf"^\{{{_NAME}:{_SCALAR}\}}$"
+"""A text that matches this is its own canonical key."""
+
+SIMPLIFICATIONS = (
+    (rf"^\{{ ?({_NAME}) ?: ?({_SCALAR}) ?\}}$", r"{\1:\2}"),
+    (rf"^({_SCALAR})$", r'{"id":\1}'),
+)
+"""Patterns and what to put in their place: common spellings of simple keys, made canonical."""
 
 _simple = re.compile(CANONICAL_SIMPLE[:-1].encode() + rb"\Z")
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])

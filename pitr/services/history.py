@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from pitr.domain.change import Change
-from pitr.domain.columnar.lookup import FooterCache, row_history
+from pitr.domain.columnar.footers import FooterCache
+from pitr.domain.columnar.lookup import row_history
 from pitr.domain.history import RowChange, row_changes
 from pitr.services.archive import Archive
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -165,12 +165,17 @@ class HttpIngest:
         if batch.position_end == (batch.position_first or 0):
             return _nothing(batch)
         appended = await appender.append(batch)
-        first = batch.position_first
-        if first is None:
-            first = appended.position_end - batch.position_end
-        return IngestAnswer(
-            appended=appended, position_first=first, quarantined=batch.quarantined
-        )
+        if batch.position_first is not None:
+            return _answer(appended, batch.position_first, batch.quarantined)
+        first = appended.position_end - batch.position_end
+        placed = (replace(item, position=item.position + first) for item in batch.quarantined)
+        return _answer(appended, first, tuple(placed))
+
+
+def _answer(
+    appended: Appended, position_first: int, quarantined: tuple[Quarantined, ...]
+) -> IngestAnswer:
+    return IngestAnswer(appended=appended, position_first=position_first, quarantined=quarantined)
 
 
 def _batch(request: IngestRequest, body: bytes) -> Batch:
@@ -196,9 +201,7 @@ def _decoded(request: IngestRequest, body: bytes, *, position_first: int) -> tup
     if request.shape == "lines" or not body.strip():
         count = line_count(body) if request.shape == "lines" else 0
         _check_count(count)
-        decoded = decode_lines(
-            body, format=how, position_first=position_first, key_columns=columns
-        )
+        decoded = decode_lines(body, format=how, position_first=position_first, key_columns=columns)
         return decoded, count
     if body.removeprefix(_BOM).lstrip()[:1] != b"[":
         single = _single(body)
@@ -249,9 +252,5 @@ def _idempotency(request: IngestRequest, body: bytes) -> Idempotency | None:
 
 def _nothing(batch: Batch) -> IngestAnswer:
     """The answer to an empty body."""
-    appended = Appended(
-        lane=batch.lane, seq_first=1, seq_end=1, position_end=batch.position_end
-    )
-    return IngestAnswer(
-        appended=appended, position_first=batch.position_end, quarantined=()
-    )
+    end = batch.position_end
+    return _answer(Appended(lane=batch.lane, seq_first=1, seq_end=1, position_end=end), end, ())

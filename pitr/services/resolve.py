@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.change import Change
-from pitr.domain.columnar.lookup import (
+from pitr.domain.columnar.probe import (
     change_at,
     neighbours,
     transaction_changes,
@@ -116,8 +116,8 @@ class Resolver:
             transactions_between,
             paths,
             view.tail,
-            seq_end - TRANSACTION_WINDOW,
-            seq_end + TRANSACTION_WINDOW,
+            seq_first=seq_end - TRANSACTION_WINDOW,
+            seq_end=seq_end + TRANSACTION_WINDOW,
         )
         torn |= torn_by_seq(rows, seq_end)
         cut = Cut(seq_end=seq_end, without_tx=frozenset(torn))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pitr.domain.catalog import Catalog
-from pitr.domain.columnar.lookup import object_problems
+from pitr.domain.columnar.probe import object_problems
 from pitr.domain.errors import DataLoss, NotFound, PitrError, Unavailable
 from pitr.domain.log import LogView
 from pitr.domain.manifest import Manifest, ObjectRef, apply_entry

@@ -34,9 +34,7 @@ SKEW_US = 1_000_000
 
 
 async def append(catalog: PostgresCatalog, log: str, *batches: Batch) -> list[object]:
-    return list(
-        await catalog.append(log, batches, recorded_us=START_US, skew_us=SKEW_US)
-    )
+    return list(await catalog.append(log, batches, recorded_us=START_US, skew_us=SKEW_US))
 
 
 async def stored(catalog: PostgresCatalog, log: str, one: Batch) -> Appended:
@@ -140,7 +138,9 @@ async def test_one_refused_batch_does_not_keep_out_the_others(
 ) -> None:
     await stored(catalog, log, batch([draft()], lane="a"))
     bad = batch([draft()], lane="a")
-    results = await append(catalog, log, batch([draft()], lane="b"), bad, batch([draft()], lane="c"))
+    results = await append(
+        catalog, log, batch([draft()], lane="b"), bad, batch([draft()], lane="c")
+    )
     assert [type(result) for result in results] == [Appended, PositionConflict, Appended]
     assert (await catalog.log(log)).seq_next == 4
 
@@ -462,9 +462,7 @@ async def test_an_unknown_log_is_named(catalog: PostgresCatalog) -> None:
 
 async def test_a_catalog_that_is_away_is_unavailable() -> None:
     with pytest.raises(Unavailable):
-        await PostgresCatalog.open(
-            "postgresql://x@127.0.0.1:1/x", migrations=migrations_folder()
-        )
+        await PostgresCatalog.open("postgresql://x@127.0.0.1:1/x", migrations=migrations_folder())
 
 
 async def test_migrations_run_once_even_when_many_start_together(

@@ -33,7 +33,13 @@ EXACT = {
     "order": '{"v":1,"id":1,"a":2}',
     "duplicate": '{"id":1,"v":1,"v":2}',
 }
-KEYS = ['{"id":1}', '{"id":"a\\"b/c\\\\d\\n"}', '{"id":"/"}', '{"id":"é😀","shop":"x,y"}', '{"id":1.10}']
+KEYS = [
+    '{"id":1}',
+    '{"id":"a\\"b/c\\\\d\\n"}',
+    '{"id":"/"}',
+    '{"id":"é😀","shop":"x,y"}',
+    '{"id":1.10}',
+]
 
 
 def ignore(_rows: int) -> None:
@@ -109,7 +115,7 @@ async def test_csv_tells_null_from_empty_and_notes_what_it_cannot_tell(tmp_path:
         '{"a":"","n":1.10,"t":"x\\"y,z\\n","b":true}',
         '{"a":null,"o":{"k":[1, 2]},"n":18446744073709551617}',
     ]
-    state = FakeState({"c": [('{"id":%d}' % n, text) for n, text in enumerate(documents)]})
+    state = FakeState({"c": [(f'{{"id":{n}}}', text) for n, text in enumerate(documents)]})
     report = await FileSink(tmp_path / "o", "csv").write(state, progress=ignore)
     assert (tmp_path / "o" / "c.csv").read_text() == (
         '"_key","a","n","t","b","o"\n'
@@ -185,7 +191,7 @@ async def test_a_failure_in_the_last_collection_leaves_everything_as_it_was(
     if force:
         await write(tmp_path / target, FakeState({"old": [('{"id":1}', "{}")]}))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.ndjson")}
-    rows = [('{"id":%d}' % number, "{}") for number in range(9)]
+    rows = [(f'{{"id":{number}}}', "{}") for number in range(9)]
     with pytest.raises(DataLoss):
         await write(tmp_path / target, FakeState({"a": rows, "b": rows}, fail_after=6), force=force)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.ndjson")} == before
@@ -214,7 +220,7 @@ async def test_force_does_not_remove_what_no_restore_wrote(tmp_path: Path) -> No
 
 async def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     class Racing(FakeState):
-        def rows(self, collection: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        def rows(self, collection: str):  # type: ignore[no-untyped-def]
             (tmp_path / "o.ndjson").write_text("somebody was faster")
             return super().rows(collection)
 
@@ -228,13 +234,13 @@ async def test_a_cancelled_write_leaves_nothing(tmp_path: Path) -> None:
     started, go_on = threading.Event(), threading.Event()
 
     class Slow(FakeState):
-        def rows(self, collection: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        def rows(self, collection: str):  # type: ignore[no-untyped-def]
             for batch in super().rows(collection):
                 yield batch
                 started.set()
                 go_on.wait(10)
 
-    rows = [('{"id":%d}' % number, "{}") for number in range(9)]
+    rows = [(f'{{"id":{number}}}', "{}") for number in range(9)]
     task = asyncio.create_task(write(tmp_path / "o", Slow({"c": rows})))
     await asyncio.to_thread(started.wait, 10)
     task.cancel()
@@ -248,7 +254,7 @@ async def test_a_cancelled_write_leaves_nothing(tmp_path: Path) -> None:
 
 async def test_progress_counts_every_row(tmp_path: Path) -> None:
     told: list[int] = []
-    rows = [('{"id":%d}' % number, "{}") for number in range(10)]
+    rows = [(f'{{"id":{number}}}', "{}") for number in range(10)]
     state = FakeState({"a": rows, "b": rows}, batch_rows=4)
     await FileSink(tmp_path / "o").write(state, progress=told.append)
     assert sum(told) == 20

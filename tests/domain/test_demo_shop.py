@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
 import msgspec
 import pytest
@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_stream(shop: Shop) -> None:
 def test_time_moves_on_and_never_faster_than_agreed(shop: Shop) -> None:
     transactions = stream(shop)
     times = [transaction.at_us for transaction in transactions]
-    assert all(earlier < later for earlier, later in zip(times, times[1:], strict=False))
+    assert all(earlier < later for earlier, later in pairwise(times))
     changes = sum(len(transaction.changes) for transaction in transactions)
     assert START_US + 0.8 * changes * STEP_US < times[-1] <= START_US + changes * STEP_US
     assert len({transaction.tx for transaction in transactions}) == len(transactions)
@@ -104,7 +104,9 @@ def test_pitr_reads_every_line_and_keeps_every_digit(shop: Shop) -> None:
 
 
 def test_difference_tells_lost_added_and_changed_rows() -> None:
-    found = difference("t", {"(1)": "a", "(2)": "b", "(3)": "c"}, {"(1)": "a", "(2)": "x", "(4)": "d"})
+    found = difference(
+        "t", {"(1)": "a", "(2)": "b", "(3)": "c"}, {"(1)": "a", "(2)": "x", "(4)": "d"}
+    )
     assert (found.rows, found.lost, found.added, found.changed) == (3, 1, 1, 1)
     assert found.examples == (
         "t (3) is lost",

@@ -74,7 +74,17 @@ def test_a_merge_patch_does_what_the_rfc_says_with_any_white_space(
     assert json.loads(merged) == reference(None if target is ... else target, patch)
 
 
-EXACT = ["1.10", "-0", "0.0", "1E400", "1" * 40, "0." + "1" * 60, '"\\u00e9"', "[ 1 , 2 ]", '"/\\/"']
+EXACT = [
+    "1.10",
+    "-0",
+    "0.0",
+    "1E400",
+    "1" * 40,
+    "0." + "1" * 60,
+    '"\\u00e9"',
+    "[ 1 , 2 ]",
+    '"/\\/"',
+]
 
 
 @pytest.mark.parametrize("text", EXACT)
@@ -140,9 +150,7 @@ def test_members_keep_the_order_of_the_row_and_new_ones_follow(
     target: dict[str, Any], after: dict[str, Any], unchanged: list[str]
 ) -> None:
     filled = list(
-        members(
-            fill_unchanged(*(json.dumps(each).encode() for each in (target, after, unchanged)))
-        )
+        members(fill_unchanged(*(json.dumps(each).encode() for each in (target, after, unchanged))))
     )
     known = [name for name in target if name in filled]
     assert filled == known + [name for name in after if name not in target]

@@ -113,7 +113,11 @@ def test_there_is_no_history_of_a_row_that_never_was() -> None:
         (b"{}", b'{"a":null}', [("a", None, b"null")]),
         (None, b'{"a":1,"b":2}', [("a", None, b"1"), ("b", None, b"2")]),
         (b'{"a":1}', None, [("a", b"1", None)]),
-        (b'{"z":1,"a":1}', b'{"b":1,"a":2}', [("b", None, b"1"), ("a", b"1", b"2"), ("z", b"1", None)]),
+        (
+            b'{"z":1,"a":1}',
+            b'{"b":1,"a":2}',
+            [("b", None, b"1"), ("a", b"1", b"2"), ("z", b"1", None)],
+        ),
         (b'{"\\u0061":1}', b'{"a":1}', []),
         (None, None, []),
         (b"[1]", b"[2]", []),

@@ -68,9 +68,7 @@ def snapshot(seq_end: int, *, at_max_us: int | None = None, collection: str = "c
     )
 
 
-def view_of(
-    *objects: ObjectRef, tail: Sequence[int] = (), seq_next: int | None = None
-) -> LogView:
+def view_of(*objects: ObjectRef, tail: Sequence[int] = (), seq_next: int | None = None) -> LogView:
     ends = [ref.seq_end for ref in objects if ref.kind == "segment"]
     last = tail[-1] + 1 if tail else max(ends, default=1)
     state = LogState(
@@ -163,7 +161,9 @@ def test_a_snapshot_in_the_middle_of_a_segment_reads_that_segment() -> None:
 
 
 def test_a_snapshot_with_a_change_after_the_time_is_no_base() -> None:
-    view = view_of(segment(1, 5, at=(0, 100)), segment(5, 9, at=(0, 50)), snapshot(5, at_max_us=100))
+    view = view_of(
+        segment(1, 5, at=(0, 100)), segment(5, 9, at=(0, 50)), snapshot(5, at_max_us=100)
+    )
     assert reads(view, Cut(seq_end=9, at_us=100)) == (["snapshots/5/c"], 5, ["segments/5-9"])
     assert reads(view, Cut(seq_end=9, at_us=99))[0] == []
 

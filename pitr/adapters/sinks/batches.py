@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pitr.domain.errors import Unavailable
 
-SLICE_ROWS_MAX: Final = 2048
+SLICE_ROWS_MAX: Final = 1024
 """Rows that are turned at once; more fit the processor's caches worse and are slower."""
 
 SLICE_BYTES_MAX: Final = 8 * 1024 * 1024

@@ -23,7 +23,7 @@ ROW_GROUP_BYTES_MAX: Final = 32 * 1024 * 1024
 """Documents and keys of a row group, uncompressed. A reader holds one row group at the most; only
 a single row that is larger by itself makes a larger group."""
 
-PAGE_ROWS_MAX: Final = 2_048
+PAGE_ROWS_MAX: Final = 1024
 PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 LEVEL_FAST: Final = 1
@@ -35,7 +35,7 @@ LEVEL_SMALL: Final = 6
 SORT_KEYS: Final = (("collection", "ascending"), ("key", "ascending"), ("seq", "ascending"))
 DOCUMENTS: Final = ("after", "before", "unchanged", "meta")
 
-_DICTIONARY = ["collection", "op", "before", "unchanged", "lane", "actor", "reason"]
+_DICTIONARY = ["collection", "op", "lane"]
 _DELTA = ("seq", "at_us", "commit_us", "recorded_us", "position")
 
 

@@ -32,9 +32,8 @@ class Range:
 
     def exactly(self, rows: str) -> list[str]:
         """Write conditions that hold for just these rows."""
-        place = f"({rows}.collection, {rows}.key, {rows}.seq)"
-        first = [f"{place} >= {_tuple(self.first)}"] if self.first else []
-        return first + ([f"{place} < {_tuple(self.end)}"] if self.end else [])
+        conditions = [f"NOT ({_before(rows, self.first)})"] if self.first else []
+        return conditions + ([f"({_before(rows, self.end)})"] if self.end else [])
 
     def roughly(self, rows: str) -> list[str]:
         """Write conditions on single columns that hold for these rows and prune row groups."""
@@ -109,5 +108,8 @@ def _ranges(cuts: list[Place]) -> list[Range]:
     return [Range(first=first, end=end) for first, end in pairs]
 
 
-def _tuple(place: Place) -> str:
-    return f"({', '.join(literal(part) for part in place)})"
+def _before(rows: str, place: Place) -> str:
+    collection, key, seq = (literal(part) for part in place)
+    in_key = f"{rows}.key = {key} AND {rows}.seq < {seq}"
+    in_collection = f"{rows}.collection = {collection} AND ({rows}.key < {key} OR {in_key})"
+    return f"{rows}.collection < {collection} OR {in_collection}"

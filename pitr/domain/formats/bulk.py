@@ -35,9 +35,9 @@ def decoded(blob: bytes, items: Sequence[bytes], decoder: msgspec.json.Decoder[A
     """Decode one object per item, sure that each item holds exactly its own.
 
     The decoder skips white space between values and within them, so it would also read two values
-    in one item and one value in two. But no item holds a line feed, each begins with ``{`` and
-    ends with ``}``, and JSON never has ``}`` before ``{`` within a value: so a value ends at every
-    item's end, and as many values as items means one in each.
+    in one item and one value in two. But each item begins with ``{`` and ends with ``}``, and JSON
+    never has ``}`` and then ``{`` within a value, nor a line feed within a string: so a value ends
+    at every item's end, each item holds one at least, and as many values as items means one each.
 
     Args:
         blob: The items with a line feed between each two.
@@ -47,7 +47,7 @@ def decoded(blob: bytes, items: Sequence[bytes], decoder: msgspec.json.Decoder[A
     Raises:
         Unsure: At least one item is not such an object, not UTF-8, nests deep or is very large.
     """
-    if blob.count(b"\n") != len(items) - 1 or not all(items) or len(blob) > BYTES_MAX:
+    if not all(items) or len(blob) > BYTES_MAX:
         raise Unsure
     edges = set(map(itemgetter(0), items)), set(map(itemgetter(-1), items))
     if edges != ({ord("{")}, {ord("}")}):
@@ -84,8 +84,9 @@ def require_distinct_names(blob: bytes, items: Sequence[bytes], names_count: int
     Raises:
         Unsure: One does.
     """
-    # A line feed stands only between items, where "{" follows it.
-    if names_bound(blob, line_feeds=False) == names_count:
+    # A line feed between two items has "{" after it.
+    line_feeds = blob.count(b"\n") != len(items) - 1
+    if names_bound(blob, line_feeds=line_feeds) == names_count:
         return
     if any(first_duplicate(item) is not None for item in items):
         raise Unsure

@@ -24,7 +24,7 @@ from pitr.domain.formats.draft import table_of_columns
 from pitr.domain.formats.fields import TEXT_BYTES_MAX, key_of
 from pitr.domain.formats.flaw import Flaw
 from pitr.domain.formats.times import commit_us_column
-from pitr.domain.keys import CANONICAL_SIMPLE
+from pitr.domain.keys import CANONICAL_SIMPLE, SIMPLIFICATIONS
 
 Text = TypeVar("Text", str | None, str | int | None)
 
@@ -113,15 +113,22 @@ def _collection_column(values: Sequence[str]) -> pa.Array:
 def _key_column(documents: Documents) -> tuple[pa.Array, int]:
     """Give the canonical keys, and how many names they and the fields that hold them have."""
     keys = documents.texts()
-    try:
-        if not pc.all(pc.match_substring_regex(keys, CANONICAL_SIMPLE)).as_py():
-            canonical = pa.array(map(key_of, documents.values()), pa.string())
-            return canonical, documents.names_count()
-    except Flaw as flaw:
-        raise Unsure from flaw
+    if _all_simple(keys):
+        return keys, 2 * len(keys)
+    for pattern, replacement in SIMPLIFICATIONS:
+        keys = pc.replace_substring_regex(keys, pattern, replacement)
+    if not _all_simple(keys):
+        try:
+            keys = pa.array(map(key_of, documents.values()), pa.string())
+        except Flaw as flaw:
+            raise Unsure from flaw
+    return keys, documents.names_count()
+
+
+def _all_simple(keys: pa.Array) -> bool:
     if pc.max(pc.binary_length(keys)).as_py() > KEY_BYTES_MAX:
-        raise Unsure
-    return keys, 2 * len(keys)
+        return False
+    return bool(pc.all(pc.match_substring_regex(keys, CANONICAL_SIMPLE)).as_py())
 
 
 def _op_column(ops: Sequence[str | None], after: Documents) -> pa.Array:

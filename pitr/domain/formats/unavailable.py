@@ -9,7 +9,6 @@ as a geometry that cannot be. Source: Debezium, ``UnchangedToastedPlaceholder``.
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from base64 import b64encode
 from typing import Final
@@ -44,25 +43,26 @@ _GEOMETRIES = frozenset(
         "0101000000000000FC83D797C1000000FC83D797C1",
     )
 )
-_hint = re.compile(
-    "|".join(
-        [
-            PLACEHOLDER,
-            re.escape(_base64.rstrip("=")),
-            _bytes.hex(),
-            _bytes.hex().upper(),
-            re.escape(_uuid),
-            r"\[\s*95\s*,\s*95\s*,\s*100\s*,",
-            *map(re.escape, _GEOMETRIES),
-        ]
-    ).encode()
+# One of these is in every stand-in. Codes come with a space after each comma or without.
+_MARKERS = tuple(
+    text.encode()
+    for text in (
+        PLACEHOLDER,
+        _base64.rstrip("="),
+        _bytes.hex(),
+        _bytes.hex().upper(),
+        _uuid,
+        *_GEOMETRIES,
+        ",".join(map(str, _codes)),
+        ", ".join(map(str, _codes)),
+    )
 )
 _any = msgspec.json.Decoder()
 
 
 def may_hold_unavailable(row: bytes) -> bool:
     """Tell quickly whether a row has a stand-in; False is certain, True is not."""
-    return _hint.search(row) is not None
+    return any(marker in row for marker in _MARKERS)
 
 
 def without_unavailable(row: bytes) -> tuple[bytes, tuple[str, ...]]:

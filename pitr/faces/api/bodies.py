@@ -69,7 +69,7 @@ class Bodies:
         """
         with self._lock:
             if self.count >= self._count_max:
-                raise _busy(count_max=self._count_max)
+                raise _busy()
             self.count += 1
         room = Room(self)
         try:
@@ -83,7 +83,7 @@ class Bodies:
         """Add to a room; see ``Room.grow``."""
         with self._lock:
             if self.count > 1 and self.size_bytes + size_bytes > self._bytes_max:
-                raise _busy(bytes_max=self._bytes_max)
+                raise _busy()
             self.size_bytes += size_bytes
             room.size_bytes += size_bytes
 
@@ -105,8 +105,8 @@ class Room:
             self._bodies.take(self, size_bytes)
 
 
-def _busy(**limit: object) -> Busy:
-    return Busy("too many requests are being read", retry_after_s=1, **limit)
+def _busy() -> Busy:
+    return Busy("too many requests are being read", retry_after_s=1)
 
 
 async def read_body(request: Request, room: Room, *, bytes_max: int) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -56,13 +57,22 @@ class Metrics:
         self._clamped = Counter(
             "pitr_changes_clamped", "Changes dated too far ahead", ["log"], registry=registry
         )
-        self.append_waiting_bytes = Gauge(
+        self._waiting_bytes = Gauge(
             "pitr_append_waiting_bytes", "Bodies that wait for their commit", registry=registry
         )
         Gauge(
             "pitr_http_bodies_bytes", "Bodies being read or decoded", registry=registry
         ).set_function(lambda: bodies.size_bytes)
         self._logs = _LogGauges(registry)
+
+    @contextmanager
+    def waiting(self, size_bytes: int) -> Iterator[None]:
+        """Count a body as waiting for its commit meanwhile."""
+        self._waiting_bytes.inc(size_bytes)
+        try:
+            yield
+        finally:
+            self._waiting_bytes.dec(size_bytes)
 
     def appended(self, log: str, appended: Appended, seconds: float) -> None:
         """Count what an append stored."""
@@ -146,6 +156,11 @@ class Measured:
         try:
             await self._app(scope, receive, noted)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = _route(scope)
             self._metrics.requests.labels(scope["method"], route, status).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route that answered; one name for all paths that have none."""
+    return getattr(scope.get("route"), "path", "none")

@@ -212,14 +212,14 @@ def quarantined_documents(found: Iterable[Quarantined], position_first: int) -> 
 
 
 def key_argument(text: str) -> str:
-    """Read a key as people write it: JSON, or else a string.
+    """Read a key as people write it: JSON, or else plain text that stands for a string.
 
     Raises:
-        BadKey: It is JSON, but no key.
+        BadKey: It is JSON, or begins like it, but no key.
     """
     try:
         return canonical_key(text.encode())
     except BadKey as error:
-        if error.flaw != "not_json":
+        if error.flaw != "not_json" or text.lstrip()[:1] in ("", "{", "[", '"'):
             raise
         return canonical_key(orjson.dumps(text))

@@ -25,10 +25,10 @@ from pitr.domain.errors import (
 )
 from pitr.faces.api.bodies import BodyTimeout, UnsupportedEncoding
 from pitr.faces.api.models import quarantined_documents
+from pitr.faces.api.responses import PROBLEM_TYPE
 from pitr.faces.documents import dumps, error_document
 from pitr.services.http_ingest import StrictRefused
 
-PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 """When to try again after an error that does not say it itself."""
 
@@ -72,8 +72,9 @@ def _headers(error: PitrError) -> dict[str, str]:
     if not isinstance(error, Unavailable):
         return {}
     seconds = error.facts.get("retry_after_s", RETRY_AFTER_S)
-    known = isinstance(seconds, int | float) and seconds >= 0
-    return {"Retry-After": str(math.ceil(seconds) if known else RETRY_AFTER_S)}  # type: ignore[arg-type]
+    if not isinstance(seconds, int | float):
+        seconds = RETRY_AFTER_S
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def problem_response(

@@ -9,17 +9,10 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from pitr.domain.batch import Batch
-from pitr.faces.api.context import Context, Here
-from pitr.faces.api.models import (
-    IngestAnswerBody,
-    IngestQuery,
-    Problem,
-    StrictProblem,
-    ingest_answer_document,
-)
-from pitr.faces.api.problems import PROBLEM_TYPE
-from pitr.faces.api.responses import json_response
 from pitr.faces.api.bodies import read_body
+from pitr.faces.api.context import Context, Here
+from pitr.faces.api.models import IngestAnswerBody, IngestQuery, ingest_answer_document
+from pitr.faces.api.responses import json_response, problem_documented
 from pitr.services.http_ingest import IngestAnswer, IngestRequest, check_request
 
 router = APIRouter(prefix="/v1/logs/{log}", tags=["ingest"])
@@ -41,26 +34,22 @@ _BODY = {
     "content": {
         "application/x-ndjson": {"schema": {"type": "string"}, "example": _LINES},
         "application/json": {
-            "schema": {"oneOf": [{"type": "array", "items": {"type": "object"}}, {"type": "object"}]},
+            "schema": {
+                "oneOf": [{"type": "array", "items": {"type": "object"}}, {"type": "object"}]
+            },
             "examples": {"array": {"value": [_ONE]}, "one": {"value": _ONE}},
         },
     },
 }
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": text,
-        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for status, text in {
-        400: "The request can never succeed as it stands",
-        408: "The body did not arrive in time",
-        409: "`position_conflict`: the lane stands elsewhere, `facts.expected` says where; "
-        "`idempotency_conflict`: the key was used with another body",
-        413: "The body is too long; send it in parts",
-        415: "The Content-Encoding is not known",
-        429: "Too much is under way; Retry-After says when to come back. Nothing was stored",
-        503: "Catalog or store do not answer. It is unknown whether it was stored: send it again",
-    }.items()
+_PROBLEMS = {
+    400: "The request can never succeed as it stands",
+    408: "The body did not arrive in time",
+    409: "`position_conflict`: the lane stands elsewhere, `facts.expected` says where; "
+    "`idempotency_conflict`: the key was used with another body",
+    413: "The body is too long; send it in parts",
+    415: "The Content-Encoding is not known",
+    429: "Too much is under way; Retry-After says when to come back. Nothing was stored",
+    503: "Catalog or store do not answer. It is unknown whether it was stored: send it again",
 }
 
 
@@ -72,11 +61,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     response_class=Response,
     responses={
         200: {"model": IngestAnswerBody, "description": "Stored, durable"},
-        422: {
-            "description": "`strict` and some line cannot be read: nothing was stored",
-            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/StrictProblem"}}},
-        },
-        **_PROBLEMS,
+        422: problem_documented(
+            "`strict` and some line cannot be read: nothing was stored", schema="StrictProblem"
+        ),
+        **{status: problem_documented(text) for status, text in _PROBLEMS.items()},
     },
     openapi_extra={"requestBody": _BODY},
 )
@@ -109,11 +97,7 @@ async def _batch(here: Context, request: Request, asked: IngestRequest) -> Batch
 
 async def _stored(here: Context, asked: IngestRequest, batch: Batch) -> IngestAnswer:
     started = time.perf_counter()
-    with here.metrics.append_waiting_bytes.track_inprogress_bytes(batch.size_bytes):
+    with here.metrics.waiting(batch.size_bytes):
         answer = await here.ingest.store(asked, batch)
     here.metrics.appended(asked.log, answer.appended, time.perf_counter() - started)
     return answer
-
-
-SCHEMAS = (Problem, StrictProblem)
-"""Schemas that the responses above refer to by name."""

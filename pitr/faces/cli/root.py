@@ -117,9 +117,12 @@ def root(
 
 
 def _print_version(console: Console) -> None:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    number = version("pitr")
+    try:
+        number = version("pitr")
+    except PackageNotFoundError:  # run from its folder, without having been installed
+        number = "unknown"
     console.result(lambda: {"version": number}, lambda: f"pitr {number}")
 
 

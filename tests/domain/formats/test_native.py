@@ -270,6 +270,21 @@ def test_a_change_over_several_lines_keeps_its_line_feeds() -> None:
     assert decoded.changes["position"].to_pylist() == [5, 6]
 
 
+def test_a_repeated_name_is_found_over_several_lines() -> None:
+    bad = b'{"collection":"c","key":1,"after":{"a"\n:1,"a"\n:2}}'
+    decoded = decode_array(
+        b"[" + b",".join([GOOD, bad, GOOD, GOOD]) + b"]", format="native", position_first=0
+    )
+    assert [q.code for q in decoded.quarantined] == ["duplicate_name"]
+
+
+def test_a_value_that_holds_two_changes_holds_none() -> None:
+    values = [GOOD, GOOD + b"\n" + GOOD, GOOD, GOOD + GOOD]
+    decoded = decode_values(values, format="auto", positions=range(4))
+    assert decoded.changes["position"].to_pylist() == [0, 2]
+    assert [q.position for q in decoded.quarantined] == [1, 3]
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"{}", b"null", b"[1,", b"[1]]", b"[1] x", b"[" * 100_000, GOOD, b"\xff", b"[\x00]"],
@@ -383,7 +398,11 @@ fields = st.fixed_dictionaries(
 good_fields = st.fixed_dictionaries(
     {
         "collection": st.sampled_from(["c", "d"]),
-        "key": st.integers() | st.text(max_size=3),
+        "key": st.integers()
+        | st.text(max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "é"]), st.integers() | st.text(max_size=2), min_size=1
+        ),
         "after": documents,
     },
     optional={

@@ -29,7 +29,7 @@ PINNED: Final = {
 """Settings that a role or database may set otherwise, and that would change what is written, or
 whether it is durable. ``client_encoding`` is UTF8, which asyncpg asks for by itself."""
 
-_LINE: Final = re.compile(r", line (\d+)(?:, column (.+?))?(?:: .*)?$", re.S)
+_LINE: Final = re.compile(r"^COPY .+?, line (\d+)(?:, column (.+?))?(?:: .*)?$", re.M)
 
 Where = Callable[[int], Mapping[str, object]]
 """Facts about the n-th line of the COPY under way, from 1."""
@@ -39,7 +39,12 @@ Where = Callable[[int], Mapping[str, object]]
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect; the connection is closed at the end whatever happened."""
     with translated():
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
+        try:
+            connection = await asyncpg.connect(
+                url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
+            )
+        except ValueError as error:
+            raise asyncpg.ClientConfigurationError(str(error)) from error
     try:
         yield connection
     finally:

@@ -7,8 +7,10 @@ type is read by its own input function.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +24,7 @@ from pitr.adapters.sinks.postgres.values import (
     check_scale,
     json_text,
     moment_text,
+    numeric_scale,
     text_of,
 )
 
@@ -60,32 +63,41 @@ def _all_escaped(texts: Sequence[str | None]) -> list[str]:
     return [NULL if text is None else text for text in texts]
 
 
-def _integers(_column: Column, values: Sequence[int | None]) -> list[str]:
-    return [NULL if value is None else str(value) for value in values]
-
-
 def _booleans(_column: Column, values: Sequence[bool | None]) -> list[str]:
     return [NULL if value is None else "true" if value else "false" for value in values]
 
 
+@lru_cache(maxsize=1024)
+def _numbers_pattern(base: str, scale: int | None) -> re.Pattern[str]:
+    """Lines of numbers that need no closer look, bare or in quotes, or null."""
+    digits = {"int2": "", "int4": "", "int8": ""}.get(base, r"(?:\.\d*)?(?:[eE][+-]?\d+)?")
+    if scale is not None:
+        digits = rf"(?:\.\d{{0,{scale}}})?" if scale > 0 else ""
+    number = rf"-?\d+{digits}"
+    return re.compile(rf'(?:{number}\n|"{number}"\n|null\n)*+', re.ASCII)
+
+
 def _numbers(column: Column, values: Sequence[msgspec.Raw]) -> list[str]:
     """Numbers, and strings that stand for numbers, as their exact text."""
-    scaled, texts = column.base == "numeric" and column.typmod >= 0, []
-    for value in values:
-        text = str(value, "utf-8")
-        if text[0] == '"':
-            text = text[1:-1]
-            if "\\" in text:
-                raise Unfit("escapes in a number")
-        elif text == "null":
-            texts.append(NULL)
-            continue
-        elif text[0] in "{[":
-            raise Unfit("an object or array in a number")
-        if scaled:
-            check_scale(text, column)
-        texts.append(text)
-    return texts
+    scaled = column.base == "numeric" and column.typmod >= 0
+    scale = numeric_scale(column.typmod) if scaled else None
+    joined = b"\n".join((*values, b"")).decode()
+    # A negative scale rounds whole digits: every number needs the closer look.
+    if (scale or 0) >= 0 and _numbers_pattern(column.base, scale).fullmatch(joined):
+        return joined.replace('"', "").replace("null", NULL).split("\n")[:-1]
+    return [_number(column, str(value, "utf-8"), scaled) for value in values]
+
+
+def _number(column: Column, text: str, scaled: bool) -> str:
+    if text == "null":
+        return NULL
+    if text[0] == '"':
+        text = text[1:-1]
+    if "\\" in text or text[:1] in ("{", "["):
+        raise Unfit("no plain number")
+    if scaled:
+        check_scale(text, column)
+    return text
 
 
 def _strings(column: Column, values: Sequence[str | None]) -> list[str]:
@@ -94,14 +106,28 @@ def _strings(column: Column, values: Sequence[str | None]) -> list[str]:
     return _all_escaped(values)
 
 
+_DAY: Final = r"\d{4}-\d\d-\d\d"
+_CLOCK: Final = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
+_USUAL_MOMENTS: Final = {
+    base: re.compile(rf"(?:{pattern}\n)*+", re.ASCII)
+    for base, pattern in {
+        "timestamptz": rf"{_DAY}[T ]{_CLOCK}(?:Z|[+-]\d\d(?::?\d\d)?)",
+        "timetz": rf"{_CLOCK}(?:Z|[+-]\d\d(?::?\d\d)?)",
+        "timestamp": rf"{_DAY}[T ]{_CLOCK}Z?",
+        "date": _DAY,
+        "time": _CLOCK,
+    }.items()
+}
+"""Lines of moments that need no closer look."""
+
+
 def _moments(column: Column, values: Sequence[str | int | None]) -> list[str]:
-    texts: list[str | None] = []
-    for value in values:
-        if isinstance(value, str):
-            check_moment(value, column)
-            texts.append(value)
-        else:
-            texts.append(None if value is None else moment_text(value, column))
+    texts = [moment_text(value, column) if isinstance(value, int) else value for value in values]
+    joined = "".join([f"{text}\n" for text in texts if text is not None])
+    if not _USUAL_MOMENTS[column.base].fullmatch(joined):
+        for value in values:
+            if isinstance(value, str):
+                check_moment(value, column)
     return _all_escaped(texts)
 
 
@@ -119,7 +145,6 @@ def _by_value(column: Column, values: Sequence[msgspec.Raw]) -> list[str]:
 
 
 _ABSENT: Final = msgspec.Raw(b"null")
-_INTEGER: Final = Fast(int | None, None, _integers)
 _NUMBER: Final = Fast(msgspec.Raw, _ABSENT, _numbers)
 _PLAIN: Final = Fast(str | None, None, _strings)
 _JSON: Final = Fast(msgspec.Raw, _ABSENT, _json)
@@ -128,9 +153,9 @@ _MOMENT: Final = Fast(str | int | None, None, _moments)
 _BY_VALUE: Final = Fast(msgspec.Raw, _ABSENT, _by_value)
 
 _FAST: Final = {
-    "int2": _INTEGER,
-    "int4": _INTEGER,
-    "int8": _INTEGER,
+    "int2": _NUMBER,
+    "int4": _NUMBER,
+    "int8": _NUMBER,
     "bool": Fast(bool | None, None, _booleans),
     "numeric": _NUMBER,
     "float4": _NUMBER,

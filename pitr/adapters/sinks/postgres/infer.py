@@ -65,7 +65,7 @@ class Inference:
     def _see(self, name: str, value: bytes, key: str) -> None:
         if name not in self._types:
             self._check_name(name, key)
-        seen, before = _type_of(value), self._types.get(name, "")
+        seen, before = _type_of(value), self._types.setdefault(name, "")
         if seen != before:
             self._types[name] = _wider(before, seen)
 

@@ -36,19 +36,40 @@ class Lines:
     keys: list[str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Usual:
+    """How the usual document is read: by a type with a field for each of ``columns``."""
+
+    decode: Callable[[str], Any]
+    columns: tuple[Column, ...]
+    names: tuple[str, ...]
+    fast: tuple[Fast, ...]
+
+    def body(self, rows: list[tuple[Any, ...]]) -> bytes | None:
+        """Join the columns' texts to lines; None if a value needs a closer look."""
+        values = zip(*rows, strict=True)  # the generated columns come last and are left over
+        try:
+            columns = [
+                fast.texts(column, found)
+                for column, fast, found in zip(self.columns, self.fast, values, strict=False)
+            ]
+        except Unfit:
+            return None
+        lines = map("\t".join, zip(*columns, strict=True))
+        return "".join([f"{line}\n" for line in lines]).encode()
+
+
 class RowEncoder:
     """Encodes the rows of one collection for one table."""
 
     def __init__(self, collection: str, table: Table, *, drop_unknown: bool) -> None:
         self._collection = collection
         self._drop_unknown = drop_unknown
+        self._table = table
         self._columns = tuple(column for column in table.columns if not column.generated)
-        self._names = tuple(column.name for column in self._columns)
         self._known = frozenset(column.name for column in table.columns)
-        self._table_columns = table.columns
-        self._fast = tuple(fast_for(column) for column in self._columns)
-        self._decode: Callable[[str], Any] | None = None
-        self._decoder_made = False
+        self._usual: _Usual | None = None
+        self._usual_made = False
 
     def encoded(self, part: pa.RecordBatch) -> Iterator[Lines]:
         """Encode a slice; rows that leave other columns to their defaults come apart.
@@ -57,49 +78,18 @@ class RowEncoder:
             InvalidRequest: A document does not fit; facts name collection, key, column and value.
         """
         keys, documents = part.column("key").to_pylist(), part.column("after").to_pylist()
-        if not self._decoder_made:
-            self._make_decoder(keys[0])
-        rows, odd = self._decoded(documents)
-        body = self._fast_body(rows)
-        if body is None:
-            odd = list(range(len(keys)))
-        elif len(odd) < len(keys):
-            usual = (
-                [key for index, key in enumerate(keys) if index not in set(odd)] if odd else keys
-            )
-            yield Lines(columns=self._names, body=body, keys=usual)
-        yield from self._odd_lines([(keys[index], documents[index].encode()) for index in odd])
-
-    def _decoded(self, documents: list[str]) -> tuple[list[tuple[Any, ...]], list[int]]:
-        """Decode by type; the second list says which documents did not fit it."""
-        decode, as_tuple = self._decode, msgspec.structs.astuple
-        if decode is None:
-            return [], list(range(len(documents)))
-        try:
-            return [as_tuple(decode(document)) for document in documents], []
-        except msgspec.DecodeError:
-            rows, odd = [], []
-            for index, document in enumerate(documents):
-                try:
-                    rows.append(as_tuple(decode(document)))
-                except msgspec.DecodeError:
-                    odd.append(index)
-            return rows, odd
-
-    def _fast_body(self, rows: list[tuple[Any, ...]]) -> bytes | None:
-        """Join the columns' texts to lines; None if a value needs a closer look."""
-        try:
-            columns = [
-                fast.texts(column, values)
-                for column, fast, values in zip(
-                    self._columns, self._fast, zip(*rows, strict=True), strict=False
-                )
-            ]
-        except Unfit:
-            return None
-        return "".join(
-            [f"{line}\n" for line in map("\t".join, zip(*columns, strict=True))]
-        ).encode()
+        if not self._usual_made:
+            self._make_usual(keys[0], documents)
+        odd = list(range(len(keys)))
+        if self._usual is not None:
+            rows, apart = _decoded(self._usual.decode, documents)
+            body = self._usual.body(rows) if rows else None
+            if body is not None:
+                odd, left_out = apart, frozenset(apart)
+                usual = [key for index, key in enumerate(keys) if index not in left_out]
+                yield Lines(columns=self._usual.names, body=body, keys=usual)
+        if odd:
+            yield from self._odd_lines([(keys[index], documents[index].encode()) for index in odd])
 
     def _odd_lines(self, rows: list[tuple[str, bytes]]) -> Iterator[Lines]:
         groups: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
@@ -150,37 +140,68 @@ class RowEncoder:
     ) -> InvalidRequest:
         return InvalidRequest(message, hint=hint, collection=self._collection, key=key, **facts)
 
-    def _make_decoder(self, key: str) -> None:
+    def _make_usual(self, key: str, documents: list[str]) -> None:
         """Make the type of the usual document: every column, and nothing that has none.
 
-        Members of the key, and columns that fill themselves, must be there: a document without
-        them is unusual, as it takes them from its key or from the column's default.
+        Columns that fill themselves and that no document at hand has are left to do so. The
+        others of that kind, and members of the key, must be there: a document without them is
+        unusual, as it takes them from the default or from its key.
         """
-        self._decoder_made = True
+        self._usual_made = True
         must = _key_members(key).keys()
         strangers = sorted(must - self._known)
         if strangers and not self._drop_unknown:
             raise self._unfit(_KEY_UNKNOWN, key, hint=_HINT, members=strangers)
+        absent = self._filling_themselves(documents) - must
+        columns = tuple(column for column in self._columns if column.name not in absent)
+        generated = [column for column in self._table.columns if column.generated]
         fields, names = [], {}
-        ordered = sorted(self._table_columns, key=lambda column: column.generated)
-        for number, column in enumerate(ordered):
-            fast: Fast = fast_for(column)
+        for number, column in enumerate([*columns, *generated]):
+            fast = fast_for(column)
             required = not column.generated and (column.fills_itself or column.name in must)
             field = (f"c{number}", fast.type)
             fields.append(field if required else (*field, fast.absent))
             names[f"c{number}"] = column.name
+        strict = not self._drop_unknown
         try:
             row = msgspec.defstruct(
-                "Row",
-                fields,
-                rename=names,
-                kw_only=True,
-                gc=False,
-                forbid_unknown_fields=not self._drop_unknown,
+                "Row", fields, rename=names, kw_only=True, gc=False, forbid_unknown_fields=strict
             )
         except ValueError:
             return  # a column's name has a character that msgspec takes for no field
-        self._decode = msgspec.json.Decoder(row).decode
+        self._usual = _Usual(
+            decode=msgspec.json.Decoder(row).decode,
+            columns=columns,
+            names=tuple(column.name for column in columns),
+            fast=tuple(map(fast_for, columns)),
+        )
+
+    def _filling_themselves(self, documents: list[str]) -> set[str]:
+        """The columns with a default that none of the documents has."""
+        filling = {column.name for column in self._columns if column.fills_itself}
+        if self._drop_unknown:
+            return set()  # a later document that has one must not lose it
+        for document in documents if filling else []:
+            body = document.encode()
+            filling -= members(body).keys() if is_object(body) else set()
+        return filling
+
+
+def _decoded(
+    decode: Callable[[str], Any], documents: list[str]
+) -> tuple[list[tuple[Any, ...]], list[int]]:
+    """Decode by type; the second list says which documents do not fit it."""
+    as_tuple = msgspec.structs.astuple
+    try:
+        return [as_tuple(decode(document)) for document in documents], []
+    except msgspec.DecodeError:
+        rows, odd = [], []
+        for index, document in enumerate(documents):
+            try:
+                rows.append(as_tuple(decode(document)))
+            except msgspec.DecodeError:
+                odd.append(index)
+        return rows, odd
 
 
 def _key_members(key: str) -> dict[str, bytes]:

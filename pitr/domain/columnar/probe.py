@@ -1,0 +1,136 @@
+"""Small questions to verified files: one change, the transactions around it, whether a file is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pitr.domain.change import Change
+from pitr.domain.columnar.rows import changes_of
+from pitr.domain.errors import DataLoss
+from pitr.domain.manifest import ObjectRef
+
+
+def change_at(paths: Sequence[Path], tail: pa.Table, seq: int) -> Change | None:
+    """Return the change with this seq; None if it is in none of the files and not in the tail."""
+    wanted = pc.field("seq") == seq
+    for table in [tail.filter(wanted), *(_filtered(path, wanted) for path in paths)]:
+        if table.num_rows:
+            return changes_of(table)[0]
+    return None
+
+
+def transactions_between(
+    paths: Sequence[Path], tail: pa.Table, *, seq_first: int, seq_end: int
+) -> list[tuple[int, str]]:
+    """Return (seq, tx) of the changes in ``[seq_first, seq_end)`` that have one, in seq order."""
+    inside = (
+        (pc.field("seq") >= seq_first) & (pc.field("seq") < seq_end) & pc.is_valid(pc.field("tx"))
+    )
+    columns = ["seq", "tx"]
+    tables = [tail.filter(inside).select(columns)]
+    tables += [_filtered(path, inside, columns) for path in paths]
+    found = pa.concat_tables(tables).sort_by("seq")
+    return list(zip(found["seq"].to_pylist(), found["tx"].to_pylist(), strict=True))
+
+
+def _filtered(
+    path: Path, condition: pc.Expression | None, columns: list[str] | None = None
+) -> pa.Table:
+    try:
+        return pq.read_table(
+            path, columns=columns, filters=condition, page_checksum_verification=True
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise DataLoss("a change file cannot be read", file=path.name) from error
+
+
+def object_problems(path: Path, ref: ObjectRef) -> str | None:
+    """Read a whole object and tell what is not as the manifest says; None if all is.
+
+    Checks row count, order, and that a segment has every seq of its range once.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return _problems(file, ref)
+    except (pa.ArrowException, OSError) as error:
+        return f"the file cannot be read: {error}"
+
+
+def _problems(file: pq.ParquetFile, ref: ObjectRef) -> str | None:
+    seqs: list[pa.Array] = []
+    last: tuple[str, str, int] | None = None
+    for batch in _keys(file):
+        rows = zip(*(batch[name].to_pylist() for name in ("collection", "key", "seq")), strict=True)
+        for row in rows:
+            if last is not None and row <= last:
+                return f"the rows are not in order at seq {row[2]}"
+            last = row
+        seqs.append(batch["seq"])
+    count = sum(len(part) for part in seqs)
+    if count != ref.row_count:
+        return f"it has {count} rows, the manifest says {ref.row_count}"
+    if ref.kind == "segment" and count != ref.seq_end - ref.seq_first:
+        return f"it has {count} changes for {ref.seq_end - ref.seq_first} seqs"
+    return _range_problem(pa.chunked_array(seqs), ref) if seqs else None
+
+
+def _keys(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    return file.iter_batches(batch_size=8_192, columns=["collection", "key", "seq"])
+
+
+def _range_problem(seqs: pa.ChunkedArray, ref: ObjectRef) -> str | None:
+    bounds = pc.min_max(seqs).as_py()
+    if bounds["min"] < ref.seq_first or bounds["max"] >= ref.seq_end:
+        return f"it has seq {bounds['min']} to {bounds['max']}, outside its range"
+    if ref.kind == "segment" and pc.count_distinct(seqs).as_py() != len(seqs):
+        return "it has a seq twice"
+    return None
+
+
+def transaction_changes(paths: Sequence[Path], tail: pa.Table, tx: str) -> list[Change]:
+    """Return every change of a transaction, in seq order."""
+    wanted = pc.field("tx") == tx
+    tables = [tail.filter(wanted), *(_filtered(path, wanted) for path in paths)]
+    return changes_of(pa.concat_tables(tables).sort_by("seq"))
+
+
+def changes_between(
+    paths: Sequence[Path], tail: pa.Table, *, seq_first: int, seq_end: int
+) -> list[Change]:
+    """Return the changes in ``[seq_first, seq_end)``, in seq order; the caller bounds the range."""
+    inside = (pc.field("seq") >= seq_first) & (pc.field("seq") < seq_end)
+    tables = [tail.filter(inside), *(_filtered(path, inside) for path in paths)]
+    return changes_of(pa.concat_tables(tables).sort_by("seq"))
+
+
+def neighbours(
+    paths: Sequence[Path], tail: pa.Table, at_us: int
+) -> tuple[Change | None, Change | None]:
+    """Return the last change with log time up to ``at_us`` and the first one after it.
+
+    Of equal times the higher seq is later.
+    """
+    times = ["seq", "at_us"]
+    tables = [tail.select(times), *(_filtered(path, None, times) for path in paths)]
+    table = pa.concat_tables(tables)
+    before = table.filter(pc.field("at_us") <= at_us)
+    after = table.filter(pc.field("at_us") > at_us)
+    previous = _first(before, [("at_us", "descending"), ("seq", "descending")])
+    following = _first(after, [("at_us", "ascending"), ("seq", "ascending")])
+    return (
+        change_at(paths, tail, previous) if previous is not None else None,
+        change_at(paths, tail, following) if following is not None else None,
+    )
+
+
+def _first(table: pa.Table, order: list[tuple[str, str]]) -> int | None:
+    if not table.num_rows:
+        return None
+    place = pc.select_k_unstable(table, k=1, sort_keys=order)[0].as_py()
+    seq: int = table["seq"][place].as_py()
+    return seq

@@ -1,0 +1,147 @@
+"""The little of Thrift's compact protocol that Parquet's own structures need, read and written.
+
+Source: the Apache Thrift compact protocol specification (thrift/doc/specs/thrift-compact-protocol).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+I32: Final = 5
+I64: Final = 6
+BINARY: Final = 8
+LIST: Final = 9
+STRUCT: Final = 12
+
+Struct = dict[int, Any]
+"""Values by field id: int, bytes, bool, float, list or Struct."""
+
+
+class Reader:
+    """Reads values one after the other from ``place`` on.
+
+    Raises:
+        ValueError: The bytes are not Thrift.
+        IndexError: They end too early.
+    """
+
+    def __init__(self, body: bytes, place: int = 0) -> None:
+        self._body = body
+        self.place = place
+
+    def varint(self) -> int:
+        """Read an unsigned integer."""
+        body, place = self._body, self.place
+        byte = body[place]
+        value, shift = byte & 0x7F, 7
+        while byte & 0x80:
+            place += 1
+            byte = body[place]
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        self.place = place + 1
+        return value
+
+    def integer(self) -> int:
+        """Read a zigzag integer."""
+        value = self.varint()
+        return (value >> 1) ^ -(value & 1)
+
+    def binary(self) -> bytes:
+        """Read bytes with their length in front."""
+        length = self.varint()
+        self.place += length
+        return self._body[self.place - length : self.place]
+
+    def fields(self) -> Any:
+        """Yield (id, type) of each field of a struct; the caller reads the value."""
+        field = 0
+        while True:
+            header = self._body[self.place]
+            self.place += 1
+            if header == 0:
+                return
+            delta = header >> 4
+            field = field + delta if delta else self.integer()
+            yield field, header & 0x0F
+
+    def struct(self) -> Struct:
+        """Read a struct."""
+        return {field: self.value(kind) for field, kind in self.fields()}
+
+    def list(self) -> list[Any]:
+        """Read a list."""
+        header = self._body[self.place]
+        self.place += 1
+        count, kind = header >> 4, header & 0x0F
+        if count == 15:
+            count = self.varint()
+        if kind in (1, 2):
+            self.place += count
+            return [byte == 1 for byte in self._body[self.place - count : self.place]]
+        return [self.value(kind) for _ in range(count)]
+
+    def encoded_structs(self) -> list[bytes]:
+        """Read a list of structs, each left as it is encoded."""
+        header = self._body[self.place]
+        self.place += 1
+        count = header >> 4 if header >> 4 < 15 else self.varint()
+        structs = []
+        for _ in range(count):
+            start = self.place
+            self.struct()
+            structs.append(self._body[start : self.place])
+        return structs
+
+    def value(self, kind: int) -> Any:
+        """Read a value of a compact type."""
+        match kind:
+            case 1 | 2:
+                return kind == 1
+            case 4 | 5 | 6:
+                return self.integer()
+            case 8:
+                return self.binary()
+            case 9 | 10:
+                return self.list()
+            case 12:
+                return self.struct()
+            case 3 | 7:
+                self.place += 1 if kind == 3 else 8
+                return None
+        raise ValueError(f"not a Thrift type that Parquet uses: {kind}")
+
+
+def varint(value: int) -> bytes:
+    """Write an unsigned integer."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def integer(value: int) -> bytes:
+    """Write an integer that is not negative, zigzag."""
+    return varint(value << 1)
+
+
+def list_of(kind: int, items: list[bytes]) -> bytes:
+    """Write a list of encoded items."""
+    count = len(items)
+    header = bytes([count << 4 | kind]) if count < 15 else bytes([0xF0 | kind]) + varint(count)
+    return header + b"".join(items)
+
+
+def struct_of(fields: list[tuple[int, int, bytes]], *, head: bytes = b"", last: int = 0) -> bytes:
+    """Write a struct of (id, type, encoded value), ids ascending and less than 16 apart.
+
+    ``head`` is fields that are encoded already, up to the id ``last``.
+    """
+    encoded = bytearray(head)
+    for field, kind, value in fields:
+        encoded.append((field - last) << 4 | kind)
+        encoded += value
+        last = field
+    return bytes(encoded) + b"\0"

@@ -1,0 +1,52 @@
+"""Results as text for people: pure, from dataclasses to lines without a line feed at the end."""
+
+from pitr.faces.render.changes import changes_table, history_text, resolution_line, resolution_text
+from pitr.faces.render.logs import gaps_table, logs_table, status_text
+from pitr.faces.render.objects import (
+    compact_text,
+    demo_text,
+    objects_table,
+    reads_line,
+    reads_table,
+    restore_text,
+    verify_text,
+)
+from pitr.faces.render.records import (
+    appended_text,
+    ingest_text,
+    marks_table,
+    operations_table,
+    quarantine_table,
+    quarantine_text,
+    quarantine_warning,
+)
+from pitr.faces.render.text import counted, printable, seconds, short, size, table
+
+__all__ = ["counted",
+    "appended_text",
+    "changes_table",
+    "compact_text",
+    "demo_text",
+    "gaps_table",
+    "history_text",
+    "ingest_text",
+    "logs_table",
+    "marks_table",
+    "objects_table",
+    "operations_table",
+    "printable",
+    "quarantine_table",
+    "quarantine_text",
+    "quarantine_warning",
+    "reads_line",
+    "reads_table",
+    "resolution_line",
+    "resolution_text",
+    "restore_text",
+    "seconds",
+    "short",
+    "size",
+    "status_text",
+    "table",
+    "verify_text",
+]

@@ -1,0 +1,102 @@
+"""How logs stand, and what keeps them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pitr.domain.log import Gap
+from pitr.domain.manifest import ObjectRef
+from pitr.domain.times import rfc3339
+from pitr.faces.render.text import counted, facts_table, size, table
+from pitr.services.status import LogStatus
+
+
+def logs_table(logs: Sequence[LogStatus]) -> str:
+    """One line for each log."""
+    rows = [
+        (
+            log.state.name,
+            log.state.seq_next - 1,
+            _newest_at(log),
+            rfc3339(log.watermark_us),
+            log.tail.row_count,
+            len(log.segments),
+            size(log.size_bytes),
+            len(log.gaps),
+            log.quarantine.get("waiting", 0),
+        )
+        for log in logs
+    ]
+    headers = (
+        *("LOG", "CHANGES", "NEWEST", "WATERMARK", "TAIL", "SEGMENTS", "SIZE", "GAPS"),
+        "QUARANTINE",
+    )
+    numbers = frozenset({"CHANGES", "TAIL", "SEGMENTS", "SIZE", "GAPS", "QUARANTINE"})
+    return table(headers, rows, right=numbers)
+
+
+def _newest_at(log: LogStatus) -> str | None:
+    return rfc3339(log.at_max_us) if log.state.seq_next > 1 else None
+
+
+def status_text(log: LogStatus) -> str:
+    """All about one log."""
+    state = log.state
+    newest = _newest_at(log)
+    facts: list[tuple[str, object]] = [
+        ("log", state.name),
+        ("changes", f"{state.seq_next - 1:,}" + (f", the newest at {newest}" if newest else "")),
+        ("watermark", rfc3339(log.watermark_us)),
+        ("tail", f"{counted(log.tail.row_count, "change")}, {size(log.tail.size_bytes)}"),
+        ("segments", f"{len(log.segments):,}, {size(sum(r.size_bytes for r in log.segments))}"),
+        ("snapshot", _snapshot_line(log.snapshot)),
+        ("manifest", f"version {state.manifest_version}, published {state.published_version}"),
+        ("quarantine", ", ".join(f"{count:,} {name}" for name, count in log.quarantine.items())),
+    ]
+    if state.clamped_count:
+        facts.append(("clamped", f"{counted(state.clamped_count, "change")} were dated too far ahead"))
+    parts = [facts_table(facts)]
+    if log.lanes:
+        parts.append(_lanes_table(log))
+    if log.gaps:
+        parts.append(gaps_table(log.gaps))
+    return "\n\n".join(parts)
+
+
+def _snapshot_line(parts: Sequence[ObjectRef]) -> str:
+    if not parts:
+        return "none"
+    rows, size_bytes = sum(r.row_count for r in parts), sum(r.size_bytes for r in parts)
+    return f"before seq {parts[0].seq_end}, {counted(rows, "row")}, {size(size_bytes)}"
+
+
+def _lanes_table(log: LogStatus) -> str:
+    rows = [
+        (
+            lane.lane,
+            lane.position,
+            lane.change_count,
+            rfc3339(lane.at_us) if lane.change_count else None,
+            rfc3339(lane.complete_us),
+        )
+        for lane in log.lanes
+    ]
+    headers = ("LANE", "POSITION", "CHANGES", "NEWEST", "COMPLETE TO")
+    return table(headers, rows, right=frozenset({"POSITION", "CHANGES"}))
+
+
+def gaps_table(gaps: Iterable[Gap]) -> str:
+    """One line for each known hole."""
+    rows = [
+        (
+            f"gap in {gap.lane}",
+            gap.position_first,
+            gap.position_end,
+            rfc3339(gap.at_min_us),
+            rfc3339(gap.at_max_us),
+            gap.reason,
+        )
+        for gap in gaps
+    ]
+    headers = ("GAP", "POSITION_FIRST", "POSITION_END", "FROM", "TO", "REASON")
+    return table(headers, rows, right=frozenset({"POSITION_FIRST", "POSITION_END"}))

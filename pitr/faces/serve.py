@@ -1,0 +1,301 @@
+"""Runs the service: the API, the scheduled upkeep, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+
+import structlog
+import uvicorn
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from fastapi import FastAPI
+
+from pitr.app import App, open_app
+from pitr.domain.errors import Conflict, InvalidRequest
+from pitr.faces.api import make_api
+from pitr.settings import Settings
+
+SEAL_EVERY_S = 1
+TIDY_EVERY_S = 30
+REQUEST_WAIT_S = 30
+"""How long running requests may go on after the signal to end."""
+
+JOB_WAIT_S = 60
+"""How long a scheduled job may go on after that."""
+
+CONNECTIONS_WAITING_MAX = 1024
+"""Connections that the kernel keeps until they are accepted."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+Ready = Callable[[str], None]
+
+
+def run(settings: Settings, *, ready: Ready) -> None:
+    """Run the service on the fastest event loop there is; see ``serve``."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, ready=ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve(settings: Settings, *, ready: Ready) -> None:
+    """Serve until SIGTERM or SIGINT; ``ready`` is told the URL once requests are answered.
+
+    The first signal ends in order: no new requests, then the running ones and the running jobs
+    finish, then what waits is stored. A second one cuts the waiting short. A third is deadly.
+
+    Raises:
+        Conflict: The port is in use.
+        InvalidRequest: The address is none of this machine.
+        Unavailable: The catalog does not answer or cannot be started.
+    """
+    configure_logging(settings.log_level)
+    with _listening(settings.host, settings.port) as listener, _Ending() as ending:
+        async with ending.starting(), open_app(settings) as app:
+            server = _server(make_api(app), on_ready=lambda: ready(_url(listener)))
+            async with _upkeep(app, ending):
+                ending.serving(server)
+                await server.serve(sockets=[listener])
+            structlog.get_logger("pitr.serve").info("ending")
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket; port 0 lets the system choose one."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        listener = socket.create_server(address[:2], family=family, backlog=CONNECTIONS_WAITING_MAX)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    with listener:
+        yield listener
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> Conflict | InvalidRequest:
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(
+            "the port is in use",
+            hint="end the other program, or set PITR_PORT (0 picks a free one)",
+            host=host,
+            port=port,
+        )
+    return InvalidRequest(
+        "pitr cannot listen there", hint="check PITR_HOST", host=host, port=port, cause=error
+    )
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its own way with signals, and with a call when it answers."""
+
+    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    def end(self) -> None:
+        """Accept nothing more, finish what runs."""
+        self.should_exit = True
+
+    def cut_short(self) -> None:
+        """Finish nothing."""
+        self.should_exit = self.force_exit = True
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def _server(api: FastAPI, *, on_ready: Callable[[], None]) -> _Server:
+    config = uvicorn.Config(
+        api,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=REQUEST_WAIT_S,
+    )
+    return _Server(config, on_ready=on_ready)
+
+
+class _Ending:
+    """Turns signals into the end of the service; the first may come while it still starts."""
+
+    def __init__(self) -> None:
+        self.forced = asyncio.Event()
+        self._requested = False
+        self._starting: asyncio.Task[object] | None = None
+        self._server: _Server | None = None
+
+    def __enter__(self) -> _Ending:
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._requested:
+            self._let_go()
+            self.forced.set()
+            if self._server is not None:
+                self._server.cut_short()
+        elif self._server is not None:
+            self._server.end()
+        elif self._starting is not None:
+            self._starting.cancel()
+        self._requested = True
+
+    @contextlib.asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """Let a signal stop what starts in here; that is an end in order, no error."""
+        self._starting = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._requested or self._starting is None:
+                raise
+            self._starting.uncancel()
+
+    def serving(self, server: _Server) -> None:
+        """From here on a signal ends ``server``."""
+        self._server, self._starting = server, None
+        if self._requested:
+            server.end()
+
+
+@contextlib.asynccontextmanager
+async def _upkeep(app: App, ending: _Ending) -> AsyncIterator[None]:
+    """Seal and tidy by the clock; at the end let a running job finish."""
+    scheduler = AsyncIOScheduler(timezone=UTC)
+    jobs = _Jobs()
+    now = datetime.fromtimestamp(app.clock.now_us() / 1e6, UTC)
+    for work, every_s in (
+        (app.maintenance.seal, SEAL_EVERY_S),
+        (app.maintenance.tidy, TIDY_EVERY_S),
+    ):
+        scheduler.add_job(
+            jobs.run,
+            "interval",
+            args=[work],
+            seconds=every_s,
+            next_run_time=now,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=None,
+        )
+    scheduler.start()
+    try:
+        yield
+    finally:
+        scheduler.pause()
+        await jobs.finish(ending.forced)
+        scheduler.shutdown(wait=False)
+        await asyncio.sleep(0)  # the scheduler takes itself down in the loop's next turn
+
+
+class _Jobs:
+    """The scheduled jobs that run just now."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[object]] = set()
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a job, known while it runs."""
+        task = asyncio.current_task()
+        assert task is not None, "the scheduler runs jobs as tasks"
+        self._running.add(task)
+        try:
+            await work()
+        finally:
+            self._running.discard(task)
+
+    async def finish(self, forced: asyncio.Event) -> None:
+        """Wait for running jobs, within the bound and unless forced; then stop them.
+
+        A job may stop anywhere: each of its steps is durable before the next one begins.
+        """
+        if not self._running:
+            return
+        async with asyncio.TaskGroup() as group:
+            cut_short = group.create_task(forced.wait())
+            waiting = group.create_task(asyncio.wait(set(self._running), timeout=JOB_WAIT_S))
+            await asyncio.wait((cut_short, waiting), return_when=asyncio.FIRST_COMPLETED)
+            cut_short.cancel()
+            waiting.cancel()
+        left = set(self._running)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr: JSON, or lines for people if that is a terminal.
+
+    Raises:
+        InvalidRequest: There is no such level.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise InvalidRequest(
+            "this is no log level", hint="use debug, info, warning or error", log_level=level
+        )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    people = sys.stderr.isatty()
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=number, force=True)
+    for noisy in ("uvicorn", "apscheduler", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(number, logging.WARNING))
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # "skipped" is how coalescing talks
