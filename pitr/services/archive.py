@@ -50,8 +50,11 @@ class Archive:
             async with turn:
                 return await self._store.verified(ref)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(ref)) for ref in refs]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(ref)) for ref in refs]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
         return [task.result() for task in tasks]
 
     @asynccontextmanager

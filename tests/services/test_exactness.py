@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import orjson
@@ -59,7 +60,7 @@ def body() -> bytes:
     return b"\n".join(rows) + b"\n"
 
 
-COLLECTION = 'odd "names"/%%2F'
+COLLECTION = 'odd "names"/%2F'
 
 
 async def ingest(world: World, folder: Path) -> None:
@@ -120,7 +121,7 @@ async def test_history_shows_the_same_bytes(aged: World) -> None:
 async def test_files_hold_the_same_bytes(world: World, tmp_path: Path, kind: str) -> None:
     await ingest(world, tmp_path)
     restorer = Restorer(
-        world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: "1" * 32
+        world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: uuid4().hex
     )
     plan = await restorer.plan(RestoreRequest(log=world.log, target="latest"))
     out = tmp_path / f"out.{kind}"
@@ -141,7 +142,7 @@ async def test_a_restore_can_be_ingested_again(world: World, tmp_path: Path) -> 
     await ingest(world, tmp_path)
     before = await world.state("latest")
     restorer = Restorer(
-        world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: "2" * 32
+        world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: uuid4().hex
     )
     plan = await restorer.plan(RestoreRequest(log=world.log, target="latest"))
     out = tmp_path / "out.ndjson"

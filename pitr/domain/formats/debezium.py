@@ -262,9 +262,11 @@ def _of_flattened(
 ) -> list[Draft]:
     added = {name: value for name, value in fields.items() if is_flat_name(name)}
     op = _flattened_op(added)
-    source = {
-        name.removeprefix("__source_").removeprefix("__"): value
-        for name, value in sorted(added.items())
+    source = {name.removeprefix("__"): value for name, value in added.items()}
+    source |= {
+        name.removeprefix("source_"): value
+        for name, value in source.items()
+        if name.startswith("source_")
     }
     tx_fields = ("txId", "gtid") if op is not Op.READ else ()
     facts = _Facts(

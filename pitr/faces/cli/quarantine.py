@@ -154,6 +154,8 @@ async def replay_all(
     columns: Columns = None,
 ) -> None:
     """Read every waiting input again; what still cannot be read stays where it is."""
+    from pitr.faces import render
+
     names = key_columns(columns)
     counts = {"replayed": 0, "stored": 0, "still_unreadable": 0}
     async with run.app() as opened:
@@ -171,10 +173,15 @@ async def replay_all(
                 id_first = items[-1].quarantine_id + 1
     run.console.result(
         lambda: {"log": run.log, **counts},
-        lambda: f"replayed {counts['replayed']:,} inputs, stored {counts['stored']:,} changes",
+        lambda: (
+            f"replayed {render.counted(counts['replayed'], 'input')},"
+            f" stored {render.counted(counts['stored'], 'change')}"
+        ),
     )
     if counts["still_unreadable"]:
-        run.console.say(f"{counts['still_unreadable']:,} inputs still cannot be read")
+        run.console.say(
+            f"{render.counted(counts['still_unreadable'], 'input')} still cannot be read"
+        )
         run.console.say("hint: pitr quarantine list shows them with their reasons")
 
 

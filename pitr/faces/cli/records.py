@@ -30,6 +30,8 @@ async def status(
         lambda: {"logs": [status_document(each) for each in found]},
         lambda: render.status_text(found[0]) if len(found) == 1 else render.logs_table(found),
     )
+    if not found:
+        run.console.say("there is no log yet; pitr ingest and pitr serve start one")
 
 
 @command

@@ -64,6 +64,7 @@ class Root(TyperGroup):
 def _refused(error: Exception, console: Console) -> int:
     # The parser's message and context have these names in every version of it.
     message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    message = message.replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pitr"
     request = InvalidRequest(

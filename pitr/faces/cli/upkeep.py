@@ -70,7 +70,7 @@ async def snapshot(
             "snapshot": snapshot_document(parts),
             "objects": [object_document(ref) for ref in parts],
         },
-        lambda: render.objects_table(parts) if parts else "",
+        lambda: render.objects_table(parts),
     )
     if not parts:
         run.console.say("nothing to do: nothing changed since the newest snapshot, or no row lives")
@@ -136,8 +136,9 @@ async def _would_compact(run: Run, app: App, *, everything: bool) -> None:
             "seal": {"change_count": tail.row_count, "size_bytes": tail.size_bytes},
             "merge": [object_document(ref) for ref in chosen],
         },
-        lambda: render.objects_table(chosen) if chosen else "",
+        lambda: render.objects_table(chosen),
     )
     run.console.say(
-        f"would seal {tail.row_count:,} changes of the tail, and merge {len(chosen)} segments first"
+        f"would seal {render.counted(tail.row_count, 'change')} of the tail;"
+        f" would merge {render.counted(len(chosen), 'segment')} first"
     )

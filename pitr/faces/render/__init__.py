@@ -22,10 +22,11 @@ from pitr.faces.render.records import (
 )
 from pitr.faces.render.text import counted, printable, seconds, short, size, table
 
-__all__ = ["counted",
+__all__ = [
     "appended_text",
     "changes_table",
     "compact_text",
+    "counted",
     "demo_text",
     "gaps_table",
     "history_text",

@@ -47,14 +47,16 @@ def status_text(log: LogStatus) -> str:
         ("log", state.name),
         ("changes", f"{state.seq_next - 1:,}" + (f", the newest at {newest}" if newest else "")),
         ("watermark", rfc3339(log.watermark_us)),
-        ("tail", f"{counted(log.tail.row_count, "change")}, {size(log.tail.size_bytes)}"),
+        ("tail", f"{counted(log.tail.row_count, 'change')}, {size(log.tail.size_bytes)}"),
         ("segments", f"{len(log.segments):,}, {size(sum(r.size_bytes for r in log.segments))}"),
         ("snapshot", _snapshot_line(log.snapshot)),
         ("manifest", f"version {state.manifest_version}, published {state.published_version}"),
         ("quarantine", ", ".join(f"{count:,} {name}" for name, count in log.quarantine.items())),
     ]
     if state.clamped_count:
-        facts.append(("clamped", f"{counted(state.clamped_count, "change")} were dated too far ahead"))
+        facts.append(
+            ("clamped", f"{counted(state.clamped_count, 'change')} were dated too far ahead")
+        )
     parts = [facts_table(facts)]
     if log.lanes:
         parts.append(_lanes_table(log))
@@ -67,7 +69,7 @@ def _snapshot_line(parts: Sequence[ObjectRef]) -> str:
     if not parts:
         return "none"
     rows, size_bytes = sum(r.row_count for r in parts), sum(r.size_bytes for r in parts)
-    return f"before seq {parts[0].seq_end}, {counted(rows, "row")}, {size(size_bytes)}"
+    return f"before seq {parts[0].seq_end}, {counted(rows, 'row')}, {size(size_bytes)}"
 
 
 def _lanes_table(log: LogStatus) -> str:

@@ -40,9 +40,9 @@ def reads_table(plan: RestorePlan) -> str:
 def reads_line(plan: RestorePlan) -> str:
     """What a restore reads, in one line."""
     reads = plan.reads
-    line = f"would read {counted(len(reads.objects), "object")}, {size(reads.size_bytes)}"
+    line = f"would read {counted(len(reads.objects), 'object')}, {size(reads.size_bytes)}"
     if reads.tail:
-        line += f", and {counted(plan.view.tail.num_rows, "change")} of the tail"
+        line += f", and {counted(plan.view.tail.num_rows, 'change')} of the tail"
     return line
 
 
@@ -52,7 +52,7 @@ def restore_text(report: RestoreReport) -> str:
     lines = [table(("COLLECTION", "ROWS"), rows, right=frozenset({"ROWS"}))]
     where = "stdout" if report.sink.where == "-" else printable(report.sink.where)
     lines.append(
-        f"restored {counted(report.row_count, "row")} into {where} in {seconds(report.elapsed_us)};"
+        f"restored {counted(report.row_count, 'row')} into {where} in {seconds(report.elapsed_us)};"
         f" operation {report.operation_id}"
     )
     lines += [f"note: {printable(note)}" for note in report.sink.notes]
@@ -67,7 +67,7 @@ def verify_text(report: VerifyReport) -> str:
         rows = [(check.verdict, check.name, check.lost, check.detail) for check in bad]
         lines.append(table(("VERDICT", "CHECK", "LOST", "DETAIL"), rows))
     lines.append(
-        f"{report.verdict}: {counted(len(report.checks), "check")}, {counted(report.objects, "object")},"
+        f"{report.verdict}: {counted(len(report.checks), 'check')}, {counted(report.objects, 'object')},"
         f" {size(report.size_bytes)} hashed"
     )
     return "\n".join(lines)

@@ -19,7 +19,7 @@ def ingest_text(report: IngestReport, *, elapsed_s: float) -> str:
     fresh = report.lines - report.skipped_lines
     facts: list[tuple[str, object]] = [
         ("lines", f"{report.lines:,}, {report.skipped_lines:,} of them were there before"),
-        ("stored", f"{counted(report.stored, "change")}{_range(report.seq_first, report.seq_end)}"),
+        ("stored", f"{counted(report.stored, 'change')}{_range(report.seq_first, report.seq_end)}"),
         ("quarantined", f"{report.quarantined:,}{_reasons(report.reasons)}"),
         ("took", f"{elapsed_s:,.2f} s, {fresh / max(elapsed_s, 1e-6):,.0f} lines a second"),
     ]
@@ -39,13 +39,13 @@ def _reasons(reasons: Mapping[str, int]) -> str:
 
 def quarantine_warning(report: IngestReport) -> str:
     """That lines were set aside, so that nobody misses it."""
-    return f"WARNING: {counted(report.quarantined, "line")} could not be read and are in quarantine"
+    return f"WARNING: {counted(report.quarantined, 'line')} could not be read and are in quarantine"
 
 
 def appended_text(appended: Appended) -> str:
     """What an append stored."""
     stored = _range(appended.seq_first, appended.seq_end) if appended.count else ""
-    return f"stored {counted(appended.count, "change")}{stored}"
+    return f"stored {counted(appended.count, 'change')}{stored}"
 
 
 def quarantine_table(items: Sequence[QuarantineItem]) -> str:

@@ -526,6 +526,12 @@ def test_a_flattened_record_without_a_table_needs_a_collection() -> None:
     assert row(value | {"__table": "t"}, collection="public.t")["collection"] == "t"
 
 
+def test_source_fields_of_a_flattened_record_come_first() -> None:
+    value = {"id": 1, "__table": "a", "__source_table": "b", "__txId": 1, "__source_txId": 2}
+    found = row(value)
+    assert (found["collection"], found["tx"]) == ("b", "2")
+
+
 def test_a_flattened_record_with_a_stand_in_is_a_patch() -> None:
     found = row({"id": 1, "big": PLACEHOLDER, "__op": "u", "__table": "t"})
     assert (found["op"], found["after"], found["unchanged"]) == ("patch", '{"id":1}', '["big"]')

@@ -271,7 +271,7 @@ def test_a_change_over_several_lines_keeps_its_line_feeds() -> None:
 
 
 def test_a_repeated_name_is_found_over_several_lines() -> None:
-    bad = b'{"collection":"c","key":1,"after":{"a"\n:1,"a"\n:2}}'
+    bad = b'{"collection":"c","key":1,"after":{"a"\n:"\\":","a"\n:2}}'
     decoded = decode_array(
         b"[" + b",".join([GOOD, bad, GOOD, GOOD]) + b"]", format="native", position_first=0
     )
