@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from pitr.adapters.embedded import EmbeddedPostgres
+from pitr.demo.books import STEPS_MAX
 from pitr.demo.changes import Transaction
 from pitr.demo.compare import TableDifference, compare, taken_ids
 from pitr.demo.database import MISTAKE, ShopDatabase, copy_shop, create_shop, fetch_value
@@ -23,7 +24,7 @@ from pitr.demo.shop import Shop
 from pitr.domain.errors import Conflict
 
 SEED = 20260301
-SPAN_US = 6 * 3_600_000_000
+SPAN_US = 2 * 3_600_000_000
 """How long the shop has been open when the demo begins, on its own clock."""
 
 LATER_SHARE = 0.02
@@ -69,8 +70,8 @@ class Story:
 
     def __post_init__(self) -> None:
         start_us = time.time_ns() // 1000 - SPAN_US
-        total = int(self.changes * (2 + LATER_SHARE)) + 10_000
-        self.shop = Shop(seed=SEED, start_us=start_us, step_us=max(1, SPAN_US // total))
+        steps = int(self.changes * (1 + LATER_SHARE)) + 4 * STEPS_MAX
+        self.shop = Shop(seed=SEED, start_us=start_us, step_us=SPAN_US // steps)
 
     async def tell(self, *, fault: Fault | None) -> DemoResult:
         """Run the story to its end; ``fault`` may spoil the restored database before the proof."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,19 @@ ROOT = Path(__file__).resolve().parents[2]
 NO_PITR_VARIABLES = {name: None for name in os.environ if name.startswith("PITR_")}
 
 
+class BufferedRunner(CliRunner):
+    """A runner whose stdin is buffered, as a real one is."""
+
+    @contextmanager
+    def isolation(self, input: Any = None, **options: Any) -> Iterator[Any]:  # type: ignore[override]
+        with super().isolation(input, **options) as streams:
+            sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(input or b"")))
+            yield streams
+
+
 def pitr(*args: str, input: bytes | None = None, env: Mapping[str, str] | None = None) -> Result:
     """Run a command in this process."""
-    runner = CliRunner(env={**NO_PITR_VARIABLES, "PITR_ACTOR": "tester"})
+    runner = BufferedRunner(env={**NO_PITR_VARIABLES, "PITR_ACTOR": "tester"})
     return runner.invoke(app, list(args), input=input, env={**runner.env, **(env or {})})
 
 

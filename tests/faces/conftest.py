@@ -15,7 +15,7 @@ import pytest
 
 from pitr.app import App, open_app
 from pitr.faces.api import make_api
-from pitr.settings import Settings
+from pitr.settings import load_settings
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ def opener(catalog_url: str, tmp_path: Path) -> Opener:
     @asynccontextmanager
     async def opened(**given: Any) -> AsyncIterator[Service]:
         log = f"log-{uuid4().hex[:12]}"
-        settings = Settings(data=tmp_path, catalog_url=catalog_url, log=log, **given)
+        settings = load_settings(data=tmp_path, catalog_url=catalog_url, log=log, **given)
         async with open_app(settings) as app:
             transport = httpx.ASGITransport(app=make_api(app))
             async with httpx.AsyncClient(

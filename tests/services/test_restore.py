@@ -102,16 +102,19 @@ async def test_what_is_there_is_not_overwritten(restoring: Restoring) -> None:
 async def test_a_restore_that_fails_leaves_nothing(restoring: Restoring) -> None:
     """Invariant 12."""
     world = restoring.world
+    request = RestoreRequest(log=world.log, target="latest")
+    plan = await restoring.restorer.plan(request)
     (segment,) = (await world.archive.view(world.log)).segments
     path = await world.store.verified(segment)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataLoss):
-        await restoring.restore()
-    assert not (restoring.folder / "out.ndjson").exists()
+        await restoring.restorer.restore(plan, sink_for(str(restoring.folder / "out.ndjson")))
     (failed,) = await world.catalog.operations(world.log)
     assert (failed["outcome"], failed["detail"]["error"]) == ("failed", "data_loss")
     left = [path for path in restoring.folder.rglob("*") if path.is_file()]
     assert [path for path in left if "store" not in path.parts] == []
+    with pytest.raises(DataLoss):
+        await restoring.restorer.plan(request)
 
 
 async def test_collections_without_rows_are_still_known(restoring: Restoring) -> None:

@@ -25,7 +25,7 @@ import pytest
 from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.app import App, open_app
 from pitr.domain.target import Cut
-from pitr.settings import Settings
+from pitr.settings import load_settings
 
 IN_CI = os.environ.get("HYPOTHESIS_PROFILE") == "ci" or os.environ.get("CI") == "true"
 KILLS = 20 if IN_CI else 4
@@ -199,7 +199,7 @@ async def test_a_killed_service_loses_nothing_and_doubles_nothing(data: Path) ->
             process.send_signal(signal.SIGTERM)
             code = await asyncio.to_thread(process.wait, START_WAIT_S)
             assert code == 0, said.read_text()
-    async with open_app(Settings(data=data)) as app:
+    async with open_app(load_settings(data=data)) as app:
         await check_log(app, producers)
 
 

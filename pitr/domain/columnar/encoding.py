@@ -1,4 +1,4 @@
-"""How pitr writes Parquet: one set of options, one way to cut row groups; see ``docs/format.md``."""
+"""How pitr writes Parquet: one set of options, one way to cut row groups (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ ROW_GROUP_BYTES_MAX: Final = 32 * 1024 * 1024
 """Documents and keys of a row group, uncompressed. A reader holds one row group at the most; only
 a single row that is larger by itself makes a larger group."""
 
-PAGE_ROWS_MAX: Final = 1024
-PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+PAGE_ROWS_MAX: Final = 1_024
+PAGE_ROWS_MIN: Final = 16
+PAGE_BYTES: Final = 512 * 1024
+"""Pages have as many rows as take about this many bytes in the widest column, in all columns the
+same: then the pages of all columns begin with the same rows, and a row is one page of each."""
+
+PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A page of many long documents ends here even so."""
 
 LEVEL_FAST: Final = 1
 """zstd level of what capture waits for."""
@@ -39,8 +45,9 @@ _DICTIONARY = ["collection", "op", "lane"]
 _DELTA = ("seq", "at_us", "commit_us", "recorded_us", "position")
 
 
-def open_writer(where: object, *, kind: Kind, level: int) -> pq.ParquetWriter:
-    """Open a Parquet writer with the options of the format."""
+def open_writer(where: object, *, kind: Kind, level: int, sample: pa.Table) -> pq.ParquetWriter:
+    """Open a Parquet writer with the options of the format, for rows like those of ``sample``."""
+    page_rows = _page_rows(sample)
     return pq.ParquetWriter(
         where,
         CHANGE_SCHEMA.with_metadata({"pitr.format": str(FILE_FORMAT), "pitr.kind": kind}),
@@ -49,8 +56,8 @@ def open_writer(where: object, *, kind: Kind, level: int) -> pq.ParquetWriter:
         use_dictionary=_DICTIONARY,
         column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
         data_page_size=PAGE_BYTES_MAX,
-        max_rows_per_page=PAGE_ROWS_MAX,
-        write_batch_size=256,
+        max_rows_per_page=page_rows,
+        write_batch_size=min(page_rows, 256),
         write_page_index=True,
         write_page_checksum=True,
         sorting_columns=pq.SortingColumn.from_ordering(CHANGE_SCHEMA, list(SORT_KEYS)),
@@ -81,6 +88,12 @@ def document_bytes_max(table: pa.Table) -> int:
     """Length of the longest document in the table, bytes."""
     lengths = (pc.max(pc.binary_length(table[name])).as_py() for name in DOCUMENTS)
     return max(itertools.chain([0], (length for length in lengths if length is not None)))
+
+
+def _page_rows(sample: pa.Table) -> int:
+    widest: int = max(pc.sum(pc.binary_length(sample[name])).as_py() or 0 for name in DOCUMENTS)
+    fitting: int = PAGE_BYTES * sample.num_rows // max(widest, 1)
+    return min(max(fitting, PAGE_ROWS_MIN), PAGE_ROWS_MAX)
 
 
 def _row_bytes(table: pa.Table) -> pa.Array:

@@ -177,12 +177,13 @@ def _footer_bytes(path: Path) -> bytes:
 def _parsed(body: bytes) -> tuple[list[bytes], list[thrift.Struct]]:
     """Return the columns' schema elements as they are encoded, and the row groups."""
     reader = thrift.Reader(body)
-    elements, groups = [], []
+    elements: list[bytes] = []
+    groups: list[thrift.Struct] = []
     for number, kind in reader.fields():
         if number == 2:
             elements = reader.encoded_structs()
         elif number == 4:
-            groups = reader.list()
+            groups = reader.values()
         else:
             reader.value(kind)
     return elements[1:], groups

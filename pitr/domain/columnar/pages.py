@@ -86,9 +86,7 @@ class PageReader:
         ``elements`` is the schema of the file.
         """
         for extent in _extents(file, group, rows):
-            self._pieces.append(
-                [_piece(elements[at], file, group, at, extent) for at in _COLUMNS]
-            )
+            self._pieces.append([_piece(elements[at], file, group, at, extent) for at in _COLUMNS])
 
     def table(self) -> pa.Table:
         """Decode everything that was added, with ``CHANGE_SCHEMA``.

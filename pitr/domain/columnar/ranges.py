@@ -8,6 +8,7 @@ documents in the engine are short (``large``), so the sample's error is small.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -104,7 +105,7 @@ def _cuts(sample: Sequence[tuple[str, str, int, int]], bytes_max: int) -> list[P
 
 def _ranges(cuts: list[Place]) -> list[Range]:
     edges = [None, *cuts, None]
-    pairs = zip(edges, edges[1:], strict=False)
+    pairs = itertools.pairwise(edges)
     return [Range(first=first, end=end) for first, end in pairs]
 
 

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 
 from pitr.domain.change import Change, Op
 from pitr.domain.columnar import replay_sql as sql
+from pitr.domain.columnar.encoding import document_bytes_max
 from pitr.domain.columnar.engine import Engine
 from pitr.domain.columnar.large import LARGE_BYTES, LargeDocuments, longest_document
-from pitr.domain.columnar.encoding import document_bytes_max
 from pitr.domain.columnar.ranges import Range, sorting_ranges
 from pitr.domain.columnar.rows import empty_table
 from pitr.domain.columnar.schema import CHANGE_SCHEMA

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pitr.domain.columnar.encoding import (
     LEVEL_FAST,
@@ -107,7 +108,7 @@ def encode_segment(table: pa.Table, *, level: int = LEVEL_FAST) -> EncodedSegmen
     """
     assert table.num_rows, "a segment holds at least one change"
     sink = pa.BufferOutputStream()
-    writer = open_writer(sink, kind="segment", level=level)
+    writer = open_writer(sink, kind="segment", level=level, sample=table)
     for group in row_groups(sorted_changes(table)):
         writer.write_table(group.cast(CHANGE_SCHEMA), row_group_size=ROW_GROUP_ROWS_MAX)
     facts = facts_of(table)
@@ -216,7 +217,9 @@ class _OpenFile:
     def __init__(self, path: Path, *, kind: Kind, level: int) -> None:
         self._path = path
         self._stream = path.open("xb")
-        self._writer = open_writer(self._stream, kind=kind, level=level)
+        self._kind = kind
+        self._level = level
+        self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
         self._waiting_bytes = 0
@@ -236,6 +239,7 @@ class _OpenFile:
     def close(self, *, collection: str | None, part: int) -> WrittenFile:
         self._flush()
         assert self._facts is not None, "a file holds at least one change"
+        assert self._writer is not None
         finish(self._writer, document_bytes_max=self._facts.document_bytes_max)
         self._stream.close()
         final = self._path.with_suffix("")
@@ -259,6 +263,9 @@ class _OpenFile:
         table = pa.Table.from_batches(self._waiting, CHANGE_SCHEMA)
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
         for group in row_groups(table):
+            if self._writer is None:
+                kind, level = self._kind, self._level
+                self._writer = open_writer(self._stream, kind=kind, level=level, sample=group)
             self._writer.write_table(group, row_group_size=ROW_GROUP_ROWS_MAX)
             self._facts = joined_facts(self._facts, facts_of(group))
 

@@ -1,4 +1,4 @@
-"""Gives changes their seq and their times (invariants 4 and 5); it knows no clock and no catalog."""
+"""Gives changes their seq and times (invariants 4 and 5); it knows no clock and no catalog."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Reader:
         """Read a struct."""
         return {field: self.value(kind) for field, kind in self.fields()}
 
-    def list(self) -> list[Any]:
+    def values(self) -> list[Any]:
         """Read a list."""
         header = self._body[self.place]
         self.place += 1
@@ -103,7 +103,7 @@ class Reader:
             case 8:
                 return self.binary()
             case 9 | 10:
-                return self.list()
+                return self.values()
             case 12:
                 return self.struct()
             case 3 | 7:

@@ -143,6 +143,7 @@ def flush_stdout() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        forget_stdout()
         raise Unavailable("the output cannot be written", reason=error.strerror) from error
 
 

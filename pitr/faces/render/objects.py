@@ -67,7 +67,8 @@ def verify_text(report: VerifyReport) -> str:
         rows = [(check.verdict, check.name, check.lost, check.detail) for check in bad]
         lines.append(table(("VERDICT", "CHECK", "LOST", "DETAIL"), rows))
     lines.append(
-        f"{report.verdict}: {counted(len(report.checks), 'check')}, {counted(report.objects, 'object')},"
+        f"{report.verdict}: {counted(len(report.checks), 'check')},"
+        f" {counted(report.objects, 'object')},"
         f" {size(report.size_bytes)} hashed"
     )
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,21 @@ def replay(given: ReplayInput, folder: Path) -> Replay:
     return Replay(given, memory_bytes=MEMORY_BYTES, spill_folder=folder, threads=2)
 
 
-def state_of(given: ReplayInput, folder: Path) -> tuple[list[Change], dict[str, int]]:
-    """Return all rows in order, and the counts."""
+def state_of(given: ReplayInput, folder: Path) -> tuple[list[Change], dict[str, int], list[Change]]:
+    """Return all rows in order, the counts, and all rows read collection by collection."""
     with replay(given, folder) as state:
         rows = [row for batch in state.all_rows() for row in changes_of(batch)]
-        return rows, dict(state.counts)
+        by_collection = [
+            row
+            for collection in state.counts
+            for batch in state.rows(collection)
+            for row in changes_of(batch)
+        ]
+        return rows, dict(state.counts), by_collection
 
 
 def expected(state: Iterable[Change]) -> list[Change]:
     """Return folded rows as a replay gives them: in order, without what came before them."""
-    from dataclasses import replace
-
     rows = [replace(row, before=None, unchanged=None) for row in state]
     return sorted(rows, key=lambda row: (row.collection.encode(), row.key.encode()))
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.domain.columnar.builders import ALL, change, expected, replay, segment_file, snapshot_files, state_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,14 +15,27 @@ from pitr.domain.change import Change, Op
 from pitr.domain.columnar import large, replay_sql
 from pitr.domain.columnar import replay as replay_module
 from pitr.domain.columnar.replay import ReplayInput
-from pitr.domain.columnar.rows import changes_of, tail_table
+from pitr.domain.columnar.rows import tail_table
 from pitr.domain.fold import fold
 from pitr.domain.target import Cut
+from tests.domain.columnar.builders import (
+    ALL,
+    change,
+    expected,
+    replay,
+    segment_file,
+    snapshot_files,
+    state_of,
+)
 
 COLLECTIONS = ("a", "b.ö")
 KEYS = ('{"id":1}', '{"id":10}', '{"id":"é"}')
 LARGE_BYTES = 48
 LONG = b'"' + b"x" * LARGE_BYTES + b'"'
+ROWS = [(collection, key) for collection in COLLECTIONS for key in KEYS]
+SHARES = (4, 1 << 60)
+"""With the second, every row is a range of its own."""
+
 VALUES = (b"1", b"1.10", b"null", b'{"n":1}', b'{"n":null,"m":"\xc3\xa9"}', b"[]", LONG)
 
 
@@ -96,7 +108,7 @@ def base_fits(prefix: list[Change], cut: Cut) -> bool:
     return all(cut.holds(seq=row.seq, at_us=row.at_us, tx=row.tx) for row in prefix)
 
 
-@settings(deadline=None, max_examples=int(__import__("os").environ.get("EX","50")), suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_replay_equals_fold(data: st.DataObject) -> None:
     changes = data.draw(histories())
@@ -114,19 +126,75 @@ def test_replay_equals_fold(data: st.DataObject) -> None:
             base = snapshot_files(folder / "base", prefix)
         base_seq_end = base_end + 1 if base else 1
         whole = ReplayInput(
-            base=base, base_seq_end=base_seq_end, segments=files, tail=tail, cut=cut
+            base=base,
+            base_seq_end=base_seq_end,
+            segments=files,
+            tail=tail,
+            cut=cut,
+            collections=data.draw(st.none() | st.frozensets(st.sampled_from(COLLECTIONS))),
+            keys=data.draw(st.none() | st.frozensets(st.sampled_from(ROWS))),
         )
-        rows, counts = state_of(whole, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(replay_module, "SORT_SHARE", data.draw(st.sampled_from(SHARES)))
+            rows, counts, by_collection = state_of(whole, folder)
     finally:
         shutil.rmtree(folder)
-    state = fold(changes, cut)
+    state = fold([change for change in changes if in_scope(change, whole)], cut)
     assert rows == expected(state.values())
+    assert by_collection == rows
     for collection, count in counts.items():
         assert count == sum(name == collection for name, _ in state)
-    inside = {
-        row.collection for row in changes if cut.holds(seq=row.seq, at_us=row.at_us, tx=row.tx)
-    }
-    if not base:
-        assert set(counts) == inside
-    assert {name for name, _ in state} <= set(counts) <= inside
+    assert {name for name, _ in state} <= set(counts)
     assert list(counts) == sorted(counts)
+    if not base:
+        assert set(counts) == {
+            change.collection
+            for change in changes
+            if in_scope(change, whole)
+            and cut.holds(seq=change.seq, at_us=change.at_us, tx=change.tx)
+        }
+
+
+def in_scope(change: Change, given: ReplayInput) -> bool:
+    if given.collections is not None and change.collection not in given.collections:
+        return False
+    if change.op == Op.TRUNCATE or given.keys is None:
+        return True
+    return (change.collection, change.key) in given.keys
+
+
+def test_hints_only_leave_out_work(tmp_path: Path) -> None:
+    """Without patches and truncates the answer does not depend on the hints."""
+    changes = [change(seq, key=KEYS[seq % 3]) for seq in range(1, 9)]
+    changes.append(change(9, key=KEYS[0], op=Op.DELETE))
+    for hint in (True, False):
+        given = ReplayInput(
+            segments=(segment_file(tmp_path, changes),),
+            cut=ALL,
+            has_patches=hint,
+            has_truncates=hint,
+        )
+        rows, counts, _ = state_of(given, tmp_path)
+        assert rows == expected(fold(changes, ALL).values())
+        assert counts == {"shop.orders": 2}
+
+
+def test_no_changes_are_an_empty_state(tmp_path: Path) -> None:
+    assert state_of(ReplayInput(cut=ALL), tmp_path) == ([], {}, [])
+
+
+def test_a_base_from_after_the_target_is_a_bug(tmp_path: Path) -> None:
+    """Never a silently wrong state (invariant 11)."""
+    base = (segment_file(tmp_path, [change(1, at_us=10)]),)
+    given = ReplayInput(base=base, base_seq_end=2, cut=Cut(seq_end=9, at_us=9))
+    with pytest.raises(AssertionError), replay(given, tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == list(base), "nothing is left behind"
+
+
+def test_rows_need_not_be_read_to_the_end(tmp_path: Path) -> None:
+    file = segment_file(tmp_path, [change(seq, key=f'{{"id":{seq}}}') for seq in range(1, 5000)])
+    with replay(ReplayInput(segments=(file,), cut=ALL), tmp_path) as state:
+        assert next(state.rows("shop.orders")).num_rows
+        assert sum(batch.num_rows for batch in state.rows("shop.orders")) == 4999
+    assert list(tmp_path.iterdir()) == [file]

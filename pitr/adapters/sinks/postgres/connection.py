@@ -24,6 +24,7 @@ PINNED: Final = {
     "row_security": "off",
     "synchronous_commit": "on",
     "statement_timeout": "0",
+    "transaction_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
 """Settings that a role or database may set otherwise, and that would change what is written, or
@@ -51,11 +52,13 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         connection.terminate()
 
 
+_PIN = "SELECT set_config(name, $2, true) FROM pg_settings WHERE name = $1"
+
+
 async def pin_settings(connection: asyncpg.Connection, *, lock_timeout_s: int) -> None:
-    """Pin the settings of the transaction that is open."""
-    pinned = {**PINNED, "lock_timeout": f"{lock_timeout_s}s"}
-    for name, value in pinned.items():
-        await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
+    """Pin the settings of the transaction that is open; older servers lack some of them."""
+    for name, value in {**PINNED, "lock_timeout": f"{lock_timeout_s}s"}.items():
+        await connection.execute(_PIN, name, value)
 
 
 def shown(url: str) -> str:
