@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -16,12 +17,14 @@ from pitr.adapters.clock import SystemClock, new_uid
 from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
+from pitr.adapters.sinks import sink_for
+from pitr.adapters.sinks.files import FileFormat
 from pitr.domain.catalog import Catalog
 from pitr.domain.errors import InvalidRequest
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogState
 from pitr.domain.manifest import GENESIS_HASH
-from pitr.domain.ports import Clock, ObjectStore
+from pitr.domain.ports import Clock, ObjectStore, Sink
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
 from pitr.services.compact import Compactor
@@ -112,12 +115,34 @@ class App:
         if log not in self._appenders:
             await self.ensure_log(log)
         if log not in self._appenders:
-            appender = Appender(
-                self.catalog, self.store, self.clock, log=log, limits=self.limits
-            )
+            appender = Appender(self.catalog, self.store, self.clock, log=log, limits=self.limits)
             self._appenders[log] = appender
             await self._stack.enter_async_context(appender)
         return self._appenders[log]
+
+    def sink(
+        self,
+        into: str,
+        *,
+        force: bool = False,
+        format: FileFormat | None = None,
+        rows_only: bool = False,
+        drop_unknown: bool = False,
+        stream: IO[bytes] | None = None,
+    ) -> Sink:
+        """Choose the sink for a URL, a path, or ``-``, which means ``stream``.
+
+        Raises:
+            InvalidRequest: It is no place to restore into.
+        """
+        return sink_for(
+            into,
+            force=force,
+            format=format,
+            rows_only=rows_only,
+            drop_unknown=drop_unknown,
+            stream=stream,
+        )
 
     async def close(self) -> None:
         """Store what waits, then let go of everything."""

@@ -33,16 +33,22 @@ class Settings(BaseSettings):
     log_level: str = Field("info", description="debug, info, warning or error")
     actor: str | None = Field(None, description="who is recorded with operations; your login name")
 
-    skew_s: Seconds = Field(60, description="how far ahead a change may be dated before it is clamped")
+    skew_s: Seconds = Field(
+        60, description="how far ahead a change may be dated; beyond it is clamped"
+    )
     body_bytes_max: Count = Field(64 * 2**20, description="longest HTTP body, unpacked")
     queue_bytes_max: Count = Field(128 * 2**20, description="changes that may wait for a commit")
-    segment_rows_min: Count = Field(20_000, description="a batch of so many changes is sealed at once")
+    segment_rows_min: Count = Field(
+        20_000, description="a batch of so many changes is sealed at once"
+    )
     seal_rows: Count = Field(20_000, description="changes in the tail that make it be sealed")
     seal_age_s: Seconds = Field(60, description="age of the tail that makes it be sealed")
     compact_count_min: Annotated[int, Field(ge=2)] = Field(
         8, description="segments of a size class that are merged into one"
     )
-    snapshot_changes_min: Count = Field(100_000, description="changes after which a snapshot is made")
+    snapshot_changes_min: Count = Field(
+        100_000, description="changes after which a snapshot is made"
+    )
     snapshot_age_s: Seconds = Field(3600, description="age at which a snapshot is renewed")
     retired_kept_s: Seconds = Field(86_400, description="how long replaced objects are kept")
     answers_kept_s: Annotated[float, Field(ge=86_400)] = Field(

@@ -26,7 +26,7 @@ class Input:
         self._stream = stream
         self._seekable = stream.seekable()
         self._spool: tempfile.SpooledTemporaryFile[bytes] | None = (
-            None if self._seekable else tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_MAX)
+            None if self._seekable else tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_MAX)  # noqa: SIM115 - kept open
         )
         self._spooling = not self._seekable
         self.name = name
@@ -127,4 +127,4 @@ class _Forward:
         return False
 
     def close(self) -> None:
-        self._reader.close()
+        self._reader.close()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Blocks of whole lines, cut where no transaction is torn; lanes of files known by their content."""
+"""Blocks of whole lines that tear no transaction; lanes of files, known by their content."""
 
 from __future__ import annotations
 

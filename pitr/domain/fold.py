@@ -1,4 +1,4 @@
-"""What a change means: the one definition, in plain Python, that everything fast is tested against."""
+"""What a change means: the one definition, plain Python; what is fast is tested against it."""
 
 from __future__ import annotations
 

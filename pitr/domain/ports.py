@@ -1,4 +1,4 @@
-"""What services need from the world, as protocols; each has one contract suite in tests/contract."""
+"""What services need from the world, as protocols; each has a suite in tests/contract."""
 
 from __future__ import annotations
 

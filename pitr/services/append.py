@@ -53,7 +53,8 @@ class Appender:
         self._runner: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._runner = asyncio.create_task(self._run(), name=f"append {self._log}")
+        runner = self._run()
+        self._runner = asyncio.create_task(runner)  # noqa: TID251 - awaited by __aexit__
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The read side of a log: views, verified files, replays. Every path to an object leads through it."""
+"""The read side of a log: views, verified files, replays; every path to an object is here."""
 
 from __future__ import annotations
 

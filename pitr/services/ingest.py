@@ -27,7 +27,7 @@ from pitr.services.append import Appender
 
 @dataclass(slots=True, kw_only=True)
 class IngestReport:
-    """What an ingest did. Lines count from the start of the input; ``skipped`` were there before."""
+    """What an ingest did. Lines count from the input's start; ``skipped`` were there before."""
 
     lane: str
     resumed: bool
@@ -77,10 +77,10 @@ class FileIngest:
             lane=place.lane, resumed=place.resumed, lines=place.line, skipped_lines=place.line
         )
         blocks = self._blocks(reader, place, format, key_columns)
-        upcoming = asyncio.ensure_future(anext(blocks, None))
+        upcoming = _ahead(blocks)
         try:
             while (block := await upcoming) is not None:
-                upcoming = asyncio.ensure_future(anext(blocks, None))
+                upcoming = _ahead(blocks)
                 await _store(appender, block, report)
                 progress(block.batch.size_bytes)
         finally:
@@ -126,6 +126,11 @@ class FileIngest:
                 return rest, b"", True
             lines, rest = whole_lines(rest + fresh)
         return lines, rest, False
+
+
+def _ahead(blocks: AsyncIterator[_Block]) -> asyncio.Future[_Block | None]:
+    """Make the next block while the one before is stored; who calls awaits or cancels it."""
+    return asyncio.ensure_future(anext(blocks, None))  # noqa: TID251 - see above
 
 
 def _batch(place: Place, after: Place, decoded: Decoded, size_bytes: int) -> Batch:

@@ -15,7 +15,6 @@ from pitr.services.publish import Publisher
 from pitr.services.seal import Sealer
 from pitr.services.snapshot import Snapshotter
 
-
 Work = Callable[[str], Awaitable[None]]
 
 

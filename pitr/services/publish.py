@@ -45,7 +45,6 @@ class Publisher:
 
     async def _introduce(self, state: LogState) -> None:
         """Write ``pitr.json``: whose log this is, in which format."""
-        body = canonical_json(
-            {"format": FORMAT_VERSION, "log": state.name, "log_id": state.uid, "genesis": GENESIS_HASH}
-        )
+        facts = {"log": state.name, "log_id": state.uid, "genesis": GENESIS_HASH}
+        body = canonical_json({"format": FORMAT_VERSION, **facts})
         await self._store.put_new(f"{state.name}/pitr.json", body, sha256=sha256_hex(body))

@@ -28,9 +28,7 @@ class Quarantine:
         Raises:
             NotFound: There is none with that id.
         """
-        found = await self._catalog.quarantine(
-            log, status=None, id_first=quarantine_id, limit=1
-        )
+        found = await self._catalog.quarantine(log, status=None, id_first=quarantine_id, limit=1)
         if not found or found[0].quarantine_id != quarantine_id:
             raise NotFound(
                 "no such input is in quarantine",

@@ -92,9 +92,7 @@ class Restorer:
             )
         wanted = _wanted(request)
         _check_known(view, wanted)
-        reads = self._archive.reads(
-            view, resolution.cut, torn=resolution.torn, collections=wanted
-        )
+        reads = self._archive.reads(view, resolution.cut, torn=resolution.torn, collections=wanted)
         return RestorePlan(request=request, resolution=resolution, reads=reads, view=view)
 
     async def restore(

@@ -12,11 +12,46 @@ START_US = 1_767_225_600_000_000
 
 STEP_US = 500
 _POOL = 4_096
-_WORDS = (
-    "fast parcel gift wrap leave at door ring twice fragile handle with care express standard "
-    "deliver before noon invoice enclosed no signature return label inside second floor "
-    "customer called address changed voucher applied stock reserved partial shipment backorder"
-).split()
+_WORDS = [
+    "fast",
+    "parcel",
+    "gift",
+    "wrap",
+    "leave",
+    "at",
+    "door",
+    "ring",
+    "twice",
+    "fragile",
+    "handle",
+    "with",
+    "care",
+    "express",
+    "standard",
+    "deliver",
+    "before",
+    "noon",
+    "invoice",
+    "enclosed",
+    "no",
+    "signature",
+    "return",
+    "label",
+    "inside",
+    "second",
+    "floor",
+    "customer",
+    "called",
+    "address",
+    "changed",
+    "voucher",
+    "applied",
+    "stock",
+    "reserved",
+    "partial",
+    "shipment",
+    "backorder",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +75,7 @@ class Sample:
             seconds, micros = divmod(at_us - START_US, 1_000_000)
             days, rest = divmod(seconds, 86_400)
             hours, rest = divmod(rest, 3_600)
-            at = (
-                f"2026-01-{days + 1:02}T{hours:02}:{rest // 60:02}:{rest % 60:02}.{micros:06}Z"
-            )
+            at = f"2026-01-{days + 1:02}T{hours:02}:{rest // 60:02}:{rest % 60:02}.{micros:06}Z"
             yield (
                 f'{{"collection":"shop.orders","key":{{"id":{row}}},"op":"{op}","after":{{"id":{row},'
                 f'"customer_id":{integer(200_000)},"status":"{choice(statuses)}",'

@@ -25,16 +25,16 @@ class BufferedRunner(CliRunner):
     """A runner whose stdin is buffered, as a real one is."""
 
     @contextmanager
-    def isolation(self, input: Any = None, **options: Any) -> Iterator[Any]:  # type: ignore[override]
+    def isolation(self, input: Any = None, **options: Any) -> Iterator[Any]:  # noqa: A002
         with super().isolation(input, **options) as streams:
             sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(input or b"")))
             yield streams
 
 
-def pitr(*args: str, input: bytes | None = None, env: Mapping[str, str] | None = None) -> Result:
-    """Run a command in this process."""
+def pitr(*args: str, body: bytes | None = None, env: Mapping[str, str] | None = None) -> Result:
+    """Run a command in this process; ``body`` is its stdin."""
     runner = BufferedRunner(env={**NO_PITR_VARIABLES, "PITR_ACTOR": "tester"})
-    return runner.invoke(app, list(args), input=input, env={**runner.env, **(env or {})})
+    return runner.invoke(app, list(args), input=body, env={**runner.env, **(env or {})})
 
 
 def start(*args: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -77,7 +77,7 @@ class Place:
 
     def ingest(self, changes: Iterable[Mapping[str, Any]]) -> Any:
         """Store changes; return the report."""
-        return self.document("ingest", "-", input=lines(changes))
+        return self.document("ingest", "-", body=lines(changes))
 
 
 def one_object(stdout: str) -> Any:

@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from pitr.adapters.embedded import EmbeddedPostgres
 from tests.faces.cli_tools import Place, lines, one_object, order, pitr
+from tests.faces.test_cli_docs import undocumented
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_ingest_stores_each_change_once(place: Place, tmp_path: Path) -> None:
 
 def test_ingest_says_loudly_what_it_could_not_read_and_still_succeeds(place: Place) -> None:
     body = lines([order(1)]) + b"{nonsense\n" + lines([{"collection": "c", "after": {}}])
-    result = place.run("ingest", "-", "--json", input=body)
+    result = place.run("ingest", "-", "--json", body=body)
     assert result.exit_code == 0
     report = one_object(result.stdout)
     assert report["stored"] == 1
@@ -74,10 +76,13 @@ def test_ingest_says_loudly_what_it_could_not_read_and_still_succeeds(place: Pla
     assert "hint: pitr quarantine list" in result.stderr
 
 
-def test_ingest_takes_key_columns(place: Place) -> None:
-    body = lines([{"collection": "c", "op": "update", "after": {"tenant": "a", "no": 1}}])
-    place.done("ingest", "-", "--key-columns", "tenant, no", input=body)
-    assert place.done("show", "c", '{"no":1,"tenant":"a"}') == '{"tenant": "a", "no": 1}\n'
+def test_ingest_takes_key_columns_for_debezium_records_without_a_key(place: Place) -> None:
+    source = {"schema": "shop", "table": "orders", "ts_ms": 1_772_357_400_000}
+    record = {"op": "c", "after": {"tenant": "a", "no": 1}, "source": source, "ts_ms": 1}
+    args = ("ingest", "-", "--format", "debezium", "--key-columns", "tenant, no")
+    assert place.document(*args, body=lines([record]))["stored"] == 1
+    row = place.done("show", "shop.orders", '{"tenant":"a","no":1}')
+    assert row == '{"tenant": "a", "no": 1}\n'
 
 
 # Status, tail
@@ -169,7 +174,7 @@ def test_history_at_a_moment_leaves_out_what_came_later(shop: Place) -> None:
 def test_exact_bytes_come_back_in_text_and_json(place: Place) -> None:
     body = '{ "id" : 1, "n": 1.10, "big": 123456789012345678901234567890.10, "s": "\\u00e9" }'
     change = f'{{"collection":"c","key":1,"after":{body}}}\n'.encode()
-    place.done("ingest", "-", input=change)
+    place.done("ingest", "-", body=change)
     assert place.done("show", "c", "1") == body + "\n"
     assert body in place.done("show", "c", "1", "--json")
     assert '"after":123456789012345678901234567890.10' in place.done("history", "c", "1", "--json")
@@ -332,7 +337,7 @@ def test_a_flipped_bit_fails_verify_and_every_reader_with_exit_code_6(shop: Plac
 
 def test_quarantine_is_listed_shown_replayed_and_dismissed(place: Place, tmp_path: Path) -> None:
     bad = [b"{nonsense", b'{"collection":"c","key":1,"after":{},"at":"2026-03-01T09:00:00"}', b"[]"]
-    place.done("ingest", "-", input=lines([order(1)]) + b"\n".join(bad) + b"\n")
+    place.done("ingest", "-", body=lines([order(1)]) + b"\n".join(bad) + b"\n")
     listed = place.document("quarantine")
     assert listed["counts"]["waiting"] == 3
     first, second, third = (item["id"] for item in listed["items"])
@@ -439,3 +444,52 @@ def test_waiting_ends_when_the_time_is_up_or_the_log_is_there(shop: Place, tmp_p
     assert waited.exit_code == 4
     assert waited.stderr.startswith("waiting: ")
     shop.done("restore", "--to", "now", "--wait", "--into", str(tmp_path / "out"))
+
+
+# Docs
+
+
+def test_every_field_of_json_output_is_documented(shop: Place, tmp_path: Path) -> None:
+    shop.done("ingest", "-", body=b"{nonsense\n")
+    shop.done("mark", "one")
+    shop.done("restore", "--to", "latest", "--into", str(tmp_path / "out"))
+    documents = [
+        shop.document(*args)
+        for args in (
+            ["ingest", "-"],
+            ["compact", "--dry-run"],
+            ["compact"],
+            ["snapshot"],
+            ["snapshot", "--dry-run"],
+            ["status"],
+            ["status", shop.log],
+            ["tail"],
+            ["describe", "seq:2"],
+            ["mark"],
+            ["mark", "two"],
+            ["mark", "--delete", "two"],
+            ["operations"],
+            ["quarantine"],
+            ["quarantine", "replay-all"],
+            ["restore", "--to", "latest", "--dry-run", "--key", "shop.orders=2"],
+            ["restore", "--to", "latest", "--into", str(tmp_path / "again")],
+            ["verify"],
+        )
+    ]
+    history = shop.document("history", "shop.orders", "1")
+    for change in history["changes"]:
+        change["before"] = change["after"] = change["meta"] = None
+    row = shop.document("show", "shop.orders", "2") | {"row": None}
+    for document in documents[7]["changes"]:
+        document["after"] = document["key"] = None
+    keys_hidden = [_without_keys(each) for each in [*documents, history, row]]
+    assert undocumented(keys_hidden) == set()
+
+
+def _without_keys(document: Any) -> Any:
+    """Leave out what the data chose."""
+    if isinstance(document, dict):
+        return {n: None if n == "key" else _without_keys(v) for n, v in document.items()}
+    if isinstance(document, list):
+        return [_without_keys(each) for each in document]
+    return document

@@ -51,9 +51,8 @@ class NaiveLog:
                 times[place] = max([floor, *times[: place + 1]])
             for place, change in enumerate(fresh):
                 if change.tx is not None:
-                    times[place] = max(
-                        time for time, other in zip(times, fresh, strict=True) if other.tx == change.tx
-                    )
+                    pairs = zip(times, fresh, strict=True)
+                    times[place] = max(time for time, other in pairs if other.tx == change.tx)
             if times == before:
                 break
         seq = len(self.changes) + 1

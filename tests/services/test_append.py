@@ -89,7 +89,11 @@ async def test_a_large_batch_is_a_segment_and_never_in_the_tail(
 
 
 async def test_a_segment_is_made_again_when_the_log_grew(
-    appender: Appender, counting: Counting, catalog: PostgresCatalog, store: DirectoryStore, log: str
+    appender: Appender,
+    counting: Counting,
+    catalog: PostgresCatalog,
+    store: DirectoryStore,
+    log: str,
 ) -> None:
     counting.fail["append_segment"] = [SequenceMoved("raced")]
     answer = await appender.append(batch([draft()] * 12))
@@ -100,7 +104,11 @@ async def test_a_segment_is_made_again_when_the_log_grew(
 
 
 async def test_a_large_batch_takes_the_tail_when_it_always_loses(
-    appender: Appender, counting: Counting, catalog: PostgresCatalog, store: DirectoryStore, log: str
+    appender: Appender,
+    counting: Counting,
+    catalog: PostgresCatalog,
+    store: DirectoryStore,
+    log: str,
 ) -> None:
     counting.fail["append_segment"] = [SequenceMoved("raced") for _ in range(9)]
     assert (await appender.append(batch([draft()] * 12))).count == 12
@@ -160,8 +168,7 @@ async def test_leaving_stores_what_waits(
 ) -> None:
     async with Appender(catalog, store, clock, log=log, limits=LIMITS) as appender:
         waiting = [
-            asyncio.ensure_future(appender.append(batch([draft()], lane=f"l{n}")))
-            for n in range(5)
+            asyncio.ensure_future(appender.append(batch([draft()], lane=f"l{n}"))) for n in range(5)
         ]
         await asyncio.sleep(0)
     assert [(await one).count for one in waiting] == [1] * 5

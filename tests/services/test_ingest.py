@@ -52,9 +52,7 @@ class Ingest:
 
     async def stream(self, reader: Input) -> IngestReport:
         service = FileIngest(self.catalog, limits=self.limits)
-        return await service.ingest(
-            reader, log=self.log, appender=self.appender, format="native"
-        )
+        return await service.ingest(reader, log=self.log, appender=self.appender, format="native")
 
     async def keys(self) -> list[int]:
         view = await self.catalog.view(self.log)

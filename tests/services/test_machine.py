@@ -74,9 +74,7 @@ class _Shared:
 @pytest.fixture(scope="module", autouse=True)
 def _shared(catalog_url: str) -> Any:
     _Shared.runner = asyncio.Runner()
-    _Shared.catalog = _Shared.run(
-        PostgresCatalog.open(catalog_url, migrations=migrations_folder())
-    )
+    _Shared.catalog = _Shared.run(PostgresCatalog.open(catalog_url, migrations=migrations_folder()))
     yield
     _Shared.run(_Shared.catalog.close())
     _Shared.runner.close()

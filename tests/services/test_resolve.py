@@ -1,4 +1,4 @@
-"""Targets against a log: exact, between, before, past, gap; ahead is refused (invariants 5, 6, 7)."""
+"""Targets against a log are named; ahead of it they are refused (invariants 5, 6, 7)."""
 
 from __future__ import annotations
 

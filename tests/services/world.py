@@ -51,9 +51,7 @@ class World:
     archive: Archive = field(init=False)
 
     def __post_init__(self) -> None:
-        self.archive = Archive(
-            self.catalog, self.store, limits=self.limits, scratch=self.scratch
-        )
+        self.archive = Archive(self.catalog, self.store, limits=self.limits, scratch=self.scratch)
         self.resolver = Resolver(self.catalog, self.archive, self.clock)
         parts: tuple[Any, ...] = (self.catalog, self.store, self.clock)
         self.sealer = Sealer(*parts, limits=self.limits)

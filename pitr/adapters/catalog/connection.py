@@ -31,6 +31,8 @@ _UNAVAILABLE = (
     asyncio.TimeoutError,
 )
 
+_REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
 
 @contextmanager
 def translated() -> Iterator[None]:
@@ -39,7 +41,7 @@ def translated() -> Iterator[None]:
         yield
     except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
         raise Conflict("another writer of the catalog won", cause=error) from error
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+    except _REFUSED as error:
         raise InvalidRequest(
             "the catalog refuses the connection", hint="check PITR_CATALOG_URL", cause=error
         ) from error

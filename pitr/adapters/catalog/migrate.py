@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ async def migrate(pool: Any, folder: Path) -> list[str]:
         Conflict: A migration that was applied is not the one in ``folder``, or the catalog is
             ahead of this version of pitr.
     """
-    files = {path.name: path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))}
+    files = await asyncio.to_thread(_files, folder)
     with translated():
         async with pool.acquire() as connection:
             await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
@@ -38,6 +39,10 @@ async def migrate(pool: Any, folder: Path) -> list[str]:
                 return await _apply_missing(connection, files)
             finally:
                 await connection.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))}
 
 
 async def _apply_missing(connection: Any, files: dict[str, str]) -> list[str]:

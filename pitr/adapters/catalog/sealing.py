@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
 from pitr.adapters.catalog import rows
@@ -77,9 +75,7 @@ class Sealing(Connected):
             )
             if done != f"DELETE {segment.row_count}":
                 raise Conflict("the tail was sealed by another", seq_first=segment.seq_first)
-            await connection.execute(
-                self._FORGET, state.log_id, state.seq_next - TRANSACTIONS_KEPT
-            )
+            await connection.execute(self._FORGET, state.log_id, state.seq_next - TRANSACTIONS_KEPT)
             return await add_entry(
                 connection, state, kind="seal", add=(segment,), recorded_us=recorded_us
             )
@@ -143,4 +139,3 @@ class Sealing(Connected):
         """Note that entries up to ``version`` are in the store."""
         async with self._connection() as connection:
             await connection.execute(self._PUBLISHED, log, version)
-

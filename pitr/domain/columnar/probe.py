@@ -1,4 +1,4 @@
-"""Small questions to verified files: one change, the transactions around it, whether a file is whole."""
+"""Small questions to verified files: one change, those around it, whether a file is whole."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _problems(file: pq.ParquetFile, ref: ObjectRef) -> str | None:
 
 
 def _keys(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    return file.iter_batches(batch_size=8_192, columns=["collection", "key", "seq"])
+    yield from file.iter_batches(batch_size=8_192, columns=["collection", "key", "seq"])
 
 
 def _range_problem(seqs: pa.ChunkedArray, ref: ObjectRef) -> str | None:

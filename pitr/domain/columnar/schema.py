@@ -1,4 +1,4 @@
-"""The Arrow shape of changes, in memory and in Parquet; ``docs/format.md`` says what each column means."""
+"""The Arrow shape of changes, in memory and in Parquet; ``docs/format.md`` explains it."""
 
 from __future__ import annotations
 

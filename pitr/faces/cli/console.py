@@ -63,8 +63,14 @@ class Console:
         self.line(dumps(document))
 
     def line(self, line: bytes) -> None:
-        """Print bytes and a line feed, as they are."""
-        sys.stdout.buffer.write(line + b"\n")
+        """Print bytes and a line feed, as they are.
+
+        Raises:
+            BrokenPipeError: The reader went away.
+            Unavailable: The output cannot be written.
+        """
+        with _writing():
+            sys.stdout.buffer.write(line + b"\n")
 
     def text(self, text: str) -> None:
         """Print text and a line feed."""
@@ -138,8 +144,14 @@ def flush_stdout() -> None:
         BrokenPipeError: The reader went away.
         Unavailable: The output cannot be written.
     """
-    try:
+    with _writing():
         sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:

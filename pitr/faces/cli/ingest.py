@@ -53,7 +53,7 @@ async def ingest(
             "--key-columns",
             envvar="PITR_KEY_COLUMNS",
             metavar="A,B",
-            help="Columns of the key, for changes that come without one.",
+            help="Columns of the key, for Debezium records that come without one.",
         ),
     ] = None,
 ) -> None:

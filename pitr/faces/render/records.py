@@ -39,7 +39,9 @@ def _reasons(reasons: Mapping[str, int]) -> str:
 
 def quarantine_warning(report: IngestReport) -> str:
     """That lines were set aside, so that nobody misses it."""
-    return f"WARNING: {counted(report.quarantined, 'line')} could not be read and are in quarantine"
+    return (
+        f"WARNING: {counted(report.quarantined, 'line')} could not be read and went to quarantine"
+    )
 
 
 def appended_text(appended: Appended) -> str:
