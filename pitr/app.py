@@ -172,7 +172,6 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         await store.clean()
         app = App(settings, settings.limits(), SystemClock(), catalog, store)
         stack.push_async_callback(app.close)
-        await app.ensure_log(settings.log)
         yield app
 
 

@@ -12,13 +12,13 @@ from pitr.domain.errors import InvalidRequest
 from pitr.domain.limits import Limits
 
 Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=100 * 366 * 86_400, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
     """Each field is a PITR_ variable of the same name; docs/settings.md tells about each."""
 
-    model_config = SettingsConfigDict(env_prefix="PITR_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="PITR_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     data: Path = Field(Path(".pitr"), description="folder of the embedded catalog and store")
     catalog_url: str | None = Field(
@@ -51,7 +51,9 @@ class Settings(BaseSettings):
     )
     snapshot_age_s: Seconds = Field(3600, description="age at which a snapshot is renewed")
     retired_kept_s: Seconds = Field(86_400, description="how long replaced objects are kept")
-    answers_kept_s: Annotated[float, Field(ge=86_400)] = Field(
+    answers_kept_s: Annotated[
+        float, Field(ge=86_400, le=100 * 366 * 86_400, allow_inf_nan=False)
+    ] = Field(
         172_800, description="how long an Idempotency-Key is remembered; at least a day"
     )
     memory_bytes: Annotated[int, Field(ge=512 * 2**20)] = Field(

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 COMMAND_TIMEOUT_S = 300
 POLL_S = 0.02
+REQUEST_TIMEOUT_S = 60
+LOG, LANE = "main", "shop"
 STDERR_CHARS_MAX = 2000
-SNAPSHOT_CHANGES_MIN = 20_000
-"""Small enough for the demo's log to have snapshots, segments and a tail."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,9 +94,14 @@ class Service:
             )
         return stdout.decode()
 
-    async def document(self, *arguments: str) -> Any:
-        """Run a pitr command with ``--json`` and return its document."""
-        return json.loads(await self.command(*arguments, "--json"))
+    async def asked(self, path: str, **query: str) -> Any:
+        """Ask the HTTP API about the log and return its document.
+
+        Raises:
+            Unavailable: It did not answer, or refused.
+        """
+        async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
+            return (await answered(client.get(f"/v1/logs/{LOG}/{path}", params=query))).json()
 
 
 @asynccontextmanager
@@ -128,7 +133,6 @@ def environment(data: Path) -> dict[str, str]:
     own = {
         "PITR_DATA": str(data),
         "PITR_PORT": "0",
-        "PITR_SNAPSHOT_CHANGES_MIN": str(SNAPSHOT_CHANGES_MIN),
         "NO_COLOR": "1",
         "COLUMNS": "110",
     }
@@ -154,14 +158,27 @@ async def _stop(process: asyncio.subprocess.Process, data: Path) -> None:
         await (await EmbeddedPostgres.start(catalog)).stop()
 
 
+async def answered(request: Awaitable[httpx.Response]) -> httpx.Response:
+    """Wait for a good answer.
+
+    Raises:
+        Unavailable: There was none, or it was an error.
+    """
+    try:
+        answer = await request
+    except httpx.HTTPError as error:
+        raise Unavailable("pitr did not answer", error=repr(error)) from error
+    if answer.is_error:
+        raise Unavailable("pitr refused", status=answer.status_code, answer=answer.text)
+    return answer
+
+
 class Sender:
     """Sends changes to one lane of a log, in order, over one connection."""
 
-    def __init__(self, url: str, *, log: str = "main", lane: str = "shop") -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=60)
-        self._path = f"/v1/logs/{log}/changes"
-        self._query: dict[str, str | int] = {"lane": lane, "format": "native", "strict": True}
-        self.position = 0
+    def __init__(self, url: str) -> None:
+        self._client = httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S)
+        self._position = 0
 
     async def __aenter__(self) -> Sender:
         return self
@@ -170,20 +187,18 @@ class Sender:
         await self._client.aclose()
 
     async def send(self, lines: bytes, *, count: int) -> None:
-        """Store ``count`` changes; durable on return. Sending the same again stores nothing twice.
+        """Store ``count`` changes; durable on return. The position makes it safe to send again.
 
         Raises:
-            Unavailable: The service did not take all of them.
+            Unavailable: They were not stored, or one of them cannot be read.
         """
-        try:
-            answer = await self._client.post(
-                self._path,
-                params=self._query | {"position": self.position},
+        lane: dict[str, str | int] = {"lane": LANE, "position": self._position}
+        await answered(
+            self._client.post(
+                f"/v1/logs/{LOG}/changes",
+                params=lane | {"format": "native", "strict": True},
                 content=lines,
                 headers={"Content-Type": "application/x-ndjson"},
             )
-        except httpx.HTTPError as error:
-            raise Unavailable("pitr did not answer", error=repr(error)) from error
-        if answer.is_error:
-            raise Unavailable("pitr refused changes", status=answer.status_code, answer=answer.text)
-        self.position += count
+        )
+        self._position += count

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.demo.books import STEPS_MAX
@@ -18,7 +17,7 @@ from pitr.demo.compare import TableDifference, compare, taken_ids
 from pitr.demo.database import MISTAKE, ShopDatabase, copy_shop, create_shop, fetch_value
 from pitr.demo.pump import Sent, pump, send
 from pitr.demo.result import DemoResult
-from pitr.demo.schema import SCHEMA
+from pitr.demo.schema import CUSTOMERS, SCHEMA
 from pitr.demo.service import Sender, Service
 from pitr.demo.shop import Shop
 from pitr.domain.errors import Conflict
@@ -31,6 +30,7 @@ LATER_SHARE = 0.02
 """Business after the mistake, as a share of that before."""
 
 SHOWN_LINES_MAX = 16
+SHOWN_CHARS_MAX = 110
 
 Report = Callable[[str], None]
 Fault = Callable[[str], Awaitable[None]]
@@ -107,11 +107,16 @@ class Story:
 
     async def _trade(self, business: Iterator[Transaction], sender: Sender) -> None:
         with self.steps.step("trade") as said:
-            await self._pump(business, sender, changes=self.changes)
+            await self._pump(business, sender, changes=self.changes // 2)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.service.command("snapshot"))
+                rest = self.changes - self.sent.changes
+                group.create_task(self._pump(business, sender, changes=rest))
             said.append(
                 f"the shop traded: {self.sent.changes:,} changes in {self.sent.transactions:,} "
-                "transactions, in its tables and in pitr"
+                "transactions, into its tables and into pitr"
             )
+            said.append("    pitr took a snapshot meanwhile")
 
     async def _pump(self, business: Iterator[Transaction], sender: Sender, *, changes: int) -> None:
         async with ShopDatabase(self.urls["shop"]) as shop:
@@ -156,26 +161,26 @@ class Story:
             said.append("what happened to one customer's e-mail address?")
             status, history, document = await asyncio.gather(
                 self.service.command("status"),
-                self.service.command("history", f"{SCHEMA}.customers", victim),
-                self.service.document("history", f"{SCHEMA}.customers", victim),
+                self.service.command("history", CUSTOMERS.collection, victim),
+                self.service.asked("history", collection=CUSTOMERS.collection, key=victim),
             )
             said.extend(_shown(status, "pitr status"))
-            said.extend(_shown(history, f"pitr history {SCHEMA}.customers {victim}"))
+            said.extend(_shown(history, f"pitr history {CUSTOMERS.collection} {victim}"))
             spoiling = max(document["changes"], key=lambda change: int(change["seq"]))
-            target = f"before-tx:{spoiling['tx']}"
             if spoiling["tx"] != mistake.tx:
                 raise Conflict("the history names another transaction", tx=spoiling["tx"])
-            said.extend(_shown(await self._describe(target, spoiling), f"pitr describe {target}"))
+            target = f"before-tx:{spoiling['tx']}"
+            said.extend(_shown(await self._describe(target), f"pitr describe {target}"))
         return target
 
-    async def _describe(self, target: str, spoiling: Mapping[str, Any]) -> str:
-        """Ask for the target twice, as a transaction and as a time: both are the same moment."""
+    async def _describe(self, target: str) -> str:
+        """Name the moment twice, by transaction and by time: both must mean the same."""
         told, by_tx = await asyncio.gather(
-            self.service.command("describe", target), self.service.document("describe", target)
+            self.service.command("describe", target), self.service.asked("describe", target=target)
         )
-        by_time = await self.service.document("describe", by_tx["previous"]["at"])
-        if by_time["previous"] != by_tx["previous"] or by_time["next"] != by_tx["next"]:
-            raise Conflict("time and transaction differ", at=spoiling["at"], target=target)
+        by_time = await self.service.asked("describe", target=by_tx["previous"]["at"])
+        if (by_time["previous"], by_time["next"]) != (by_tx["previous"], by_tx["next"]):
+            raise Conflict("time and transaction differ", at=by_tx["previous"]["at"], target=target)
         return told
 
     async def _restore(self, target: str) -> None:
@@ -205,4 +210,9 @@ def _shown(output: str, command: str) -> list[str]:
     lines = output.rstrip().splitlines()
     rest = len(lines) - SHOWN_LINES_MAX
     more = [f"… {rest} lines more"] if rest > 0 else []
-    return [f"  $ {command}", *(f"    {line}" for line in lines[:SHOWN_LINES_MAX] + more)]
+    shown = [_cut(line) for line in lines[:SHOWN_LINES_MAX]]
+    return [f"  $ {command}", *(f"    {line}" for line in shown + more)]
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= SHOWN_CHARS_MAX else line[: SHOWN_CHARS_MAX - 1] + "…"

@@ -12,7 +12,7 @@ TIER_FACTOR = 8
 """Segments are merged with neighbours of their own size class; classes grow by this factor, so
 that a change is rewritten about log₈ of the log's length times."""
 
-TIER_BYTES_MIN = 256 * 1024
+TIER_BYTES_MIN = 4 * 1024
 """Everything smaller is one size class."""
 
 
@@ -57,30 +57,31 @@ def segments_to_merge(
             ``compact_bytes_max`` together.
         everything: Merge any two neighbours that fit.
     """
-    count_min = 2 if everything else limits.compact_count_min
-    for run in adjacent_runs(segments):
-        for level in sorted({tier(ref.size_bytes) for ref in run}):
-            chosen = _first_group(run, limits, level=None if everything else level)
-            if len(chosen) >= count_min:
-                return tuple(chosen)
+    runs = adjacent_runs(segments)
+    if everything:
+        groups = (group for run in runs for group in _groups(run, limits))
+        return next((tuple(group) for group in groups if len(group) >= 2), ())
+    for level in sorted({tier(ref.size_bytes) for ref in segments}):
+        for group in (group for run in runs for group in _groups(run, limits, level=level)):
+            if sum(tier(ref.size_bytes) == level for ref in group) >= limits.compact_count_min:
+                return tuple(group)
     return ()
 
 
-def _first_group(run: Sequence[ObjectRef], limits: Limits, *, level: int | None) -> list[ObjectRef]:
-    """The longest first group of neighbours at or below ``level`` that fits into one segment."""
-    best: list[ObjectRef] = []
-    group: list[ObjectRef] = []
+def _groups(
+    run: Sequence[ObjectRef], limits: Limits, *, level: int | None = None
+) -> list[list[ObjectRef]]:
+    """Cut a run into groups of neighbours up to size class ``level`` that fit into one segment."""
+    groups: list[list[ObjectRef]] = [[]]
     for segment in run:
-        fits = sum(ref.size_bytes for ref in group) + segment.size_bytes <= limits.compact_bytes_max
         if level is not None and tier(segment.size_bytes) > level:
-            group = []
-        elif fits:
-            group = [*group, segment]
-        else:
-            group = [segment]
-        if len(group) > len(best):
-            best = group
-    return best
+            groups.append([])
+            continue
+        size_bytes = sum(ref.size_bytes for ref in groups[-1])
+        if size_bytes + segment.size_bytes > limits.compact_bytes_max:
+            groups.append([])
+        groups[-1].append(segment)
+    return groups
 
 
 def latest_snapshot(snapshots: Iterable[ObjectRef]) -> tuple[ObjectRef, ...]:

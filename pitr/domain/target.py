@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,7 +68,7 @@ def parse_target(text: str, *, now_us: int) -> Target:
     if colon and head in ("mark", "before-tx") and rest:
         kind: Literal["mark", "before_tx"] = "mark" if head == "mark" else "before_tx"
         return Target(text=text, kind=kind, name=rest)
-    if text.isdigit():
+    if re.fullmatch(r"[0-9]+", text):
         raise InvalidRequest(
             "a bare number is not a target", hint=f"say seq:{text}, or a time", target=text
         )
@@ -75,7 +76,7 @@ def parse_target(text: str, *, now_us: int) -> Target:
 
 
 def _seq(digits: str, text: str) -> int:
-    if not digits.isdigit() or int(digits) >= 2**63 - 1:
+    if not re.fullmatch(r"[0-9]{1,19}", digits) or int(digits) >= 2**63 - 1:
         raise InvalidRequest("the seq is not a number", hint="write seq:42", target=text)
     return int(digits)
 

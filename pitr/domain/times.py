@@ -7,8 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 from pitr.domain.errors import InvalidRequest
 
+DURATION_US_MAX = 2**62
+"""Longest duration, µs."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DURATION = re.compile(r"(\d+)(us|ms|s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]{1,18})(us|ms|s|m|h|d|w)")
 _UNIT_US = {
     "us": 1,
     "ms": 1_000,
@@ -41,18 +44,23 @@ def time_us(text: str) -> int:
         InvalidRequest: It is not one; for a time without a zone the hint shows both readings.
     """
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())
     except ValueError as error:
         raise InvalidRequest(
             "the time cannot be read", hint="write it like 2026-03-01T09:30:00Z", time=text
         ) from error
     if moment.tzinfo is None:
-        as_utc = rfc3339(_us(moment.replace(tzinfo=UTC)))
-        as_local = moment.astimezone().isoformat()
-        raise InvalidRequest(
-            "the time has no zone", hint=f"say {as_utc} (UTC) or {as_local} (local)", time=text
-        )
+        raise InvalidRequest("the time has no zone", hint=f"say {_readings(moment)}", time=text)
     return _us(moment)
+
+
+def _readings(moment: datetime) -> str:
+    """Both readings of a time without a zone; only one at the edges of the calendar."""
+    as_utc = f"{rfc3339(_us(moment.replace(tzinfo=UTC)))} (UTC)"
+    try:
+        return f"{as_utc} or {moment.astimezone().isoformat()} (local)"
+    except (ValueError, OverflowError):
+        return as_utc
 
 
 def _us(moment: datetime) -> int:
@@ -68,4 +76,7 @@ def duration_us(text: str) -> int:
     parts = _DURATION.findall(text)
     if not parts or "".join(count + unit for count, unit in parts) != text:
         raise InvalidRequest("the duration cannot be read", hint="write it like 10m", duration=text)
-    return sum(int(count) * _UNIT_US[unit] for count, unit in parts)
+    duration = sum(int(count) * _UNIT_US[unit] for count, unit in parts)
+    if duration > DURATION_US_MAX:
+        raise InvalidRequest("the duration is too long", hint="say a time", duration=text)
+    return duration

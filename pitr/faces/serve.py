@@ -123,10 +123,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     def cut_short(self) -> None:
-        """Finish nothing."""
+        """Wait for nobody. What a request has handed over is stored all the same."""
         self.should_exit = self.force_exit = True
-        for task in list(self.server_state.tasks):
-            task.cancel()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 

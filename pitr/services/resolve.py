@@ -119,7 +119,7 @@ class Resolver:
             seq_first=seq_end - TRANSACTION_WINDOW,
             seq_end=seq_end + TRANSACTION_WINDOW,
         )
-        torn |= torn_by_seq(rows, seq_end)
+        torn = torn_by_seq(rows, seq_end) | torn  # the catalog knows where a long one began
         cut = Cut(seq_end=seq_end, without_tx=frozenset(torn))
         previous = await asyncio.to_thread(change_at, paths, view.tail, seq_end - 1)
         following = await asyncio.to_thread(change_at, paths, view.tail, seq_end)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import orjson
 import pytest
+from fastapi import FastAPI
 
 from pitr.app import App, open_app
 from pitr.faces.api import make_api
@@ -23,6 +24,7 @@ class Service:
     """An open app, its API, and a log of its own."""
 
     app: App
+    api: FastAPI
     client: httpx.AsyncClient
     log: str
 
@@ -66,11 +68,12 @@ def opener(catalog_url: str, tmp_path: Path) -> Opener:
         log = f"log-{uuid4().hex[:12]}"
         settings = load_settings(data=tmp_path, catalog_url=catalog_url, log=log, **given)
         async with open_app(settings) as app:
-            transport = httpx.ASGITransport(app=make_api(app))
+            api = make_api(app)
+            transport = httpx.ASGITransport(app=api)
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://pitr.test", timeout=30
             ) as client:
-                yield Service(app, client, log)
+                yield Service(app, api, client, log)
 
     return opened
 

@@ -30,7 +30,7 @@ async def test_every_parameter_is_documented(service: Service) -> None:
 
 async def test_every_metric_is_documented(service: Service) -> None:
     await service.client.get("/metrics")
-    collected: list[Metric] = list(service.client._transport.app.state.context.metrics.registry.collect())  # type: ignore[attr-defined]  # fmt: skip
+    collected: list[Metric] = list(service.api.state.context.metrics.registry.collect())
     names = {
         f"{metric.name}_total" if metric.type == "counter" else metric.name
         for metric in collected

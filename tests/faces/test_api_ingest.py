@@ -13,7 +13,9 @@ import orjson
 import pytest
 import zstandard
 
+from pitr.domain.errors import Busy
 from pitr.domain.plan import check_coverage
+from pitr.faces.api import bodies
 from pitr.faces.api.models import IngestAnswerBody
 from tests.faces.conftest import Opener, Service, change, ndjson
 
@@ -320,6 +322,40 @@ async def test_bodies_beyond_the_room_are_refused_before_they_are_read(opener: O
         assert read == 0
         assert stored(first.result())["position_end"] == 900
         assert stored(await service.post(b"\n" * 1000))["position_end"] == 1900
+
+
+async def test_a_body_that_does_not_end_is_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"\n"
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(bodies, "BODY_WAIT_S", 0.05)
+    problem(await service.post(endless()), 408, "body_timeout")
+    context = service.api.state.context
+    assert (context.bodies.count, context.bodies.size_bytes) == (0, 0)
+
+
+async def test_too_many_bodies_at_once_are_refused() -> None:
+    room = bodies.Bodies(bytes_max=100, count_max=2)
+    with room.room(), room.room(), pytest.raises(Busy), room.room():
+        pass
+    assert room.count == 0
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+async def test_a_body_of_countless_parts_is_refused(service: Service, encoding: str) -> None:
+    body = pack(encoding, b"") * (bodies.PARTS_MAX + 2)
+    response = await service.post(body, headers={"content-encoding": encoding})
+    problem(response, 400, "invalid_request")
+
+
+async def test_a_body_of_countless_lines_is_refused(service: Service) -> None:
+    problem(await service.post(b"\n" * 500_001), 413, "too_large")
+    array = b"[" + b"0," * (8 * 2**20) + b"0]"
+    response = await service.post(array, headers={"content-type": "application/json"})
+    problem(response, 413, "too_large")
 
 
 async def test_a_catalog_that_is_away_is_said_so(service: Service) -> None:

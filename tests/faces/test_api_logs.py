@@ -277,10 +277,7 @@ async def test_a_bug_is_a_problem_and_tells_nothing(service: Service) -> None:
         raise RuntimeError("secret")
 
     service.app.status.logs = broken  # type: ignore[method-assign]
-    transport = httpx.ASGITransport(
-        app=service.client._transport.app,  # type: ignore[attr-defined]
-        raise_app_exceptions=False,
-    )
+    transport = httpx.ASGITransport(app=service.api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://pitr.test") as client:
         response = await client.get("/v1/logs")
     problem(response, 500, "bug")

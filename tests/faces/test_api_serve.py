@@ -124,6 +124,7 @@ def test_a_second_signal_waits_for_nobody(start: Starter) -> None:
         begin = time.monotonic()
         assert service.end() == 0
         assert time.monotonic() - begin < 10
+    assert {event["level"] for event in service.events()} <= {"info", "warning"}
 
 
 def test_a_port_in_use_is_a_conflict(start: Starter) -> None:

@@ -66,6 +66,7 @@ async def test_the_restore_is_identical_and_nothing_is_left(place: Path) -> None
     assert processes_of(place) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -101,6 +102,7 @@ async def test_a_demo_that_is_cancelled_clears_up(place: Path) -> None:
     assert processes_of(place) == []
 
 
+@pytest.mark.slow
 async def test_what_is_kept_runs_until_it_is_stopped(place: Path) -> None:
     result, said = await demo(place / "demo", keep=True)
     assert result.identical

@@ -45,6 +45,8 @@ def translated() -> Iterator[None]:
         raise InvalidRequest(
             "the catalog refuses the connection", hint="check PITR_CATALOG_URL", cause=error
         ) from error
+    except asyncpg.DataError as error:
+        raise InvalidRequest("the catalog cannot hold a value", cause=error) from error
     except _UNAVAILABLE as error:
         raise Unavailable(
             "the catalog does not answer", cause=f"{type(error).__name__}: {error}"

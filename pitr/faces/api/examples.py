@@ -110,7 +110,7 @@ QUARANTINE: dict[str, Any] = {
             "lane": "shop-1",
             "position": 1001,
             "code": "not_json",
-            "reason": "change: JSON is malformed: expected ',' or '}' (byte 14)",
+            "reason": "change: JSON is malformed: expected ':' (byte 14)",
             "format": "native",
             "status": "waiting",
             "recorded_at": _LATER,

@@ -145,8 +145,8 @@ class IngestAnswerBody(BaseModel):
                         {
                             "position": 1001,
                             "line": 2,
-                            "code": "naive_time",
-                            "reason": "at: 2026-03-01T09:30:00 has no zone",
+                            "code": "not_json",
+                            "reason": "change: JSON is malformed: expected ':' (byte 14)",
                         }
                     ],
                 }
