@@ -20,7 +20,7 @@ from pitr.adapters.objects import DirectoryStore
 from pitr.adapters.sinks import sink_for
 from pitr.adapters.sinks.files import FileFormat
 from pitr.domain.catalog import Catalog
-from pitr.domain.errors import InvalidRequest
+from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogState
 from pitr.domain.manifest import GENESIS_HASH
@@ -53,6 +53,7 @@ class App:
     clock: Clock
     catalog: Catalog
     store: ObjectStore
+    server: EmbeddedPostgres | None = None
     archive: Archive = field(init=False)
     resolver: Resolver = field(init=False)
     restorer: Restorer = field(init=False)
@@ -99,12 +100,18 @@ class App:
 
         Raises:
             InvalidRequest: The name is not one of a log.
+            Conflict: There are as many logs as there may be.
         """
         if not _LOG_NAME.fullmatch(name):
             raise InvalidRequest(
                 "this is no name for a log",
                 hint="use up to 63 of a-z, 0-9, - and _, not - or _ first",
                 log=name,
+            )
+        known = await self.catalog.logs()
+        if len(known) >= self.settings.logs_max and name not in {log.name for log in known}:
+            raise Conflict(
+                "there are too many logs", hint="raise PITR_LOGS_MAX", logs_max=len(known), log=name
             )
         return await self.catalog.create_log(
             name, uid=new_uid(), created_us=self.clock.now_us(), manifest_hash=GENESIS_HASH
@@ -144,8 +151,22 @@ class App:
             stream=stream,
         )
 
+    async def revive_catalog(self) -> None:
+        """Start the embedded PostgreSQL again if it is gone; the scheduled job of ``pitr serve``.
+
+        Raises:
+            Unavailable: It does not come up.
+        """
+        if self.server is None:
+            return
+        try:
+            await self.catalog.logs()
+        except Unavailable:
+            again = await EmbeddedPostgres.start(self.server.folder)
+            self._stack.push_async_callback(again.stop)
+
     async def close(self) -> None:
-        """Store what waits, then let go of everything."""
+        """Store what waits, and let go of what was taken since the start."""
         await self._stack.aclose()
 
 
@@ -157,10 +178,9 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         Unavailable: The catalog does not answer or cannot be started.
         InvalidRequest: A setting makes no sense.
     """
-    folder = settings.store_folder
     clean_scratch(settings.data)
     async with AsyncExitStack() as stack:
-        url = settings.catalog_url
+        server, url = None, settings.catalog_url
         if url is None:
             settings.data.mkdir(parents=True, exist_ok=True)
             server = await EmbeddedPostgres.start(settings.data / "postgres")
@@ -168,9 +188,9 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             url = await server.ensure_database("pitr")
         catalog = await PostgresCatalog.open(url, migrations=migrations_folder())
         stack.push_async_callback(catalog.close)
-        store = DirectoryStore(folder)
+        store = DirectoryStore(settings.store_folder)
         await store.clean()
-        app = App(settings, settings.limits(), SystemClock(), catalog, store)
+        app = App(settings, settings.limits(), SystemClock(), catalog, store, server)
         stack.push_async_callback(app.close)
         yield app
 

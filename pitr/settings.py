@@ -18,7 +18,9 @@ Seconds = Annotated[float, Field(ge=0, le=100 * 366 * 86_400, allow_inf_nan=Fals
 class Settings(BaseSettings):
     """Each field is a PITR_ variable of the same name; docs/settings.md tells about each."""
 
-    model_config = SettingsConfigDict(env_prefix="PITR_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PITR_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     data: Path = Field(Path(".pitr"), description="folder of the embedded catalog and store")
     catalog_url: str | None = Field(
@@ -27,6 +29,7 @@ class Settings(BaseSettings):
     store_url: str | None = Field(
         None, description="where objects live: a folder or file:// URL; without it <data>/store"
     )
+    logs_max: Count = Field(1_000, description="logs that a service holds at most")
     log: str = Field("main", description="the log that commands mean when they name none")
     host: str = Field("127.0.0.1", description="address that pitr serve listens on")
     port: int = Field(7717, ge=0, le=65535, description="port that pitr serve listens on; 0 picks")
@@ -53,9 +56,7 @@ class Settings(BaseSettings):
     retired_kept_s: Seconds = Field(86_400, description="how long replaced objects are kept")
     answers_kept_s: Annotated[
         float, Field(ge=86_400, le=100 * 366 * 86_400, allow_inf_nan=False)
-    ] = Field(
-        172_800, description="how long an Idempotency-Key is remembered; at least a day"
-    )
+    ] = Field(172_800, description="how long an Idempotency-Key is remembered; at least a day")
     memory_bytes: Annotated[int, Field(ge=512 * 2**20)] = Field(
         2**30, description="memory that one restore may use"
     )

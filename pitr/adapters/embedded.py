@@ -101,6 +101,11 @@ class EmbeddedPostgres:
         return self.url(name)
 
     @property
+    def folder(self) -> Path:
+        """The folder that ``start`` was given."""
+        return self._layout.folder
+
+    @property
     def socket_folder(self) -> Path:
         """Where the socket is; what psql takes as ``--host``."""
         return self._sockets

@@ -16,7 +16,10 @@ from pitr.domain.errors import InvalidRequest, NotFound
 SPOOL_BYTES_MAX = 8 * 1024 * 1024
 """Bytes of a pipe kept in memory for a rewind; more go to a temporary file."""
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+ZSTD_READ_BYTES = 64 * 1024
+"""Packed bytes unpacked at a time; zeros grow at most some thousandfold."""
+
+_GZIP, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 class Input:
@@ -108,23 +111,43 @@ def _decompressed(stream: BinaryIO) -> BinaryIO:
     magic = cast(io.BufferedReader, stream).peek(4)[:4]
     if magic.startswith(_GZIP):
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
-    if magic == _ZSTD:
-        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-        return cast(BinaryIO, _Forward(reader))
+    if magic == _ZSTD_MAGIC:
+        return cast(BinaryIO, _Zstd(stream))
     return stream
 
 
-class _Forward:
-    """A zstd stream: it cannot go back, whatever it says."""
+class _Zstd:
+    """The text of a zstd stream, frame after frame; it cannot go back."""
 
-    def __init__(self, reader: zstandard.ZstdDecompressionReader) -> None:
-        self._reader = reader
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._packed = b""
+        self._text = b""
 
     def read(self, size: int) -> bytes:
-        return self._reader.read(size)
+        """Return up to ``size`` bytes, none only at the end.
+
+        Raises:
+            EOFError: The last frame is cut off.
+        """
+        while not self._text:
+            packed = self._packed or self._stream.read(ZSTD_READ_BYTES)
+            if not packed:
+                if not self._frame.eof:
+                    raise EOFError("the input ends inside a zstd frame")
+                return b""
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._text = self._frame.decompress(packed)
+            self._packed = self._frame.unused_data
+        text, self._text = self._text[:size], self._text[size:]
+        return text
 
     def seekable(self) -> bool:
+        """Tell that it cannot go back."""
         return False
 
     def close(self) -> None:
-        self._reader.close()  # type: ignore[no-untyped-call]
+        """Close the stream below."""
+        self._stream.close()

@@ -21,17 +21,15 @@ SLICE_CHANGES_MAX = 20_000
 
 @dataclass(slots=True)
 class Sent:
-    """How much went through; ``last_us`` is the newest commit time, µs UTC."""
+    """How much went through."""
 
     transactions: int = 0
     changes: int = 0
-    last_us: int = 0
 
     def add(self, batch: list[Transaction]) -> None:
         """Count a batch."""
         self.transactions += len(batch)
         self.changes += sum(len(transaction.changes) for transaction in batch)
-        self.last_us = batch[-1].at_us
 
 
 async def pump(

@@ -26,8 +26,9 @@ from pitr.domain.manifest import Entry, EntryKind, ObjectRef
 class Catalog(Protocol):
     """Logs, lanes, tail, manifest, marks, gaps, quarantine, operations.
 
-    Every method is one transaction. All raise ``NotFound`` for a log that does not exist and
-    ``Unavailable`` when the database does not answer; their other errors are theirs to tell.
+    Every method is one transaction. All raise ``Unavailable`` when the database does not answer,
+    and ``NotFound`` for a log that does not exist, but for those that list its records: they find
+    none. Their other errors are theirs to tell.
     """
 
     async def close(self) -> None:
@@ -86,7 +87,10 @@ class Catalog(Protocol):
         lane_position: int | None,
         recorded_us: int,
     ) -> Appended:
-        """List a durable segment that holds ``batch``; ``SequenceMoved`` if the log grew."""
+        """List a durable segment that holds ``batch``; ``SequenceMoved`` if the log grew.
+
+        A batch whose idempotency key is known is answered as before, and nothing is listed.
+        """
         ...
 
     # Objects

@@ -23,6 +23,7 @@ from pitr.settings import Settings
 
 SEAL_EVERY_S = 1
 TIDY_EVERY_S = 30
+REVIVE_EVERY_S = 5
 REQUEST_WAIT_S = 30
 """How long running requests may go on after the signal to end."""
 
@@ -66,6 +67,7 @@ async def serve(settings: Settings, *, ready: Ready) -> None:
     with _listening(settings.host, settings.port) as listener, _Ending() as ending:
         async with ending.starting(), open_app(settings) as app:
             server = _server(make_api(app), on_ready=lambda: ready(_url(listener)))
+            await app.ensure_log(settings.log)
             async with _upkeep(app, ending):
                 ending.serving(server)
                 await server.serve(sockets=[listener])
@@ -201,6 +203,7 @@ async def _upkeep(app: App, ending: _Ending) -> AsyncIterator[None]:
     for work, every_s in (
         (app.maintenance.seal, SEAL_EVERY_S),
         (app.maintenance.tidy, TIDY_EVERY_S),
+        (app.revive_catalog, REVIVE_EVERY_S),
     ):
         scheduler.add_job(
             jobs.run,

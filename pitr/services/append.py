@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -26,6 +25,7 @@ SEGMENT_ATTEMPTS_MAX = 3
 @dataclass(slots=True)
 class _Waiting:
     batch: Batch
+    size_bytes: int
     answer: asyncio.Future[Appended]
 
 
@@ -74,11 +74,10 @@ class Appender:
         """
         if self._closing:
             raise Unavailable("pitr is shutting down", retry_after_s=1)
-        with self._room(batch):
-            entry = _Waiting(batch, asyncio.get_running_loop().create_future())
-            self._waiting.append(entry)
-            self._wake.set()
-            return await entry.answer
+        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(batch, self._room(batch), answer))
+        self._wake.set()
+        return await answer
 
     async def _run(self) -> None:
         try:
@@ -91,21 +90,19 @@ class Appender:
         except BaseException as error:
             # Nobody may wait for ever for a runner that is gone.
             self._closing = True
-            lost = [*self._storing, *self._waiting]
-            _tell(lost, [error] * len(lost))
+            lost = [entry for entry in self._storing if not entry.answer.done()]
+            lost += self._waiting
+            self._tell(lost, [error] * len(lost))
             raise
 
-    @contextmanager
-    def _room(self, batch: Batch) -> Iterator[None]:
-        size = max(batch.size_bytes, batch.changes.nbytes)
-        full = self._waiting_bytes + size > self._limits.append_queue_bytes_max
+    def _room(self, batch: Batch) -> int:
+        """Take room in the queue, in bytes; it is free again once the batch is answered."""
+        size_bytes: int = max(batch.size_bytes, batch.changes.nbytes)
+        full = self._waiting_bytes + size_bytes > self._limits.append_queue_bytes_max
         if full and self._waiting_bytes:
             raise Busy("too many changes wait to be stored", retry_after_s=1)
-        self._waiting_bytes += size
-        try:
-            yield
-        finally:
-            self._waiting_bytes -= size
+        self._waiting_bytes += size_bytes
+        return size_bytes
 
     async def _store_next(self) -> None:
         """Store the batch at the head of the queue, and with it what can share its commit."""
@@ -136,18 +133,18 @@ class Appender:
         try:
             answers = await self._append([entry.batch for entry in group])
         except Unavailable as error:
-            _tell(group, [error] * len(group))
+            self._tell(group, [error] * len(group))
         except Exception:  # one bad batch must not take the others of its commit with it
             for entry in group:
                 await self._store_group([entry])
         else:
-            _tell(group, answers)
+            self._tell(group, answers)
 
     async def _answer(self, group: list[_Waiting], storing: Awaitable[Appended]) -> None:
         try:
-            _tell(group, [await storing])
+            self._tell(group, [await storing])
         except Exception as error:  # the caller's to judge: it is raised from its append
-            _tell(group, [error])
+            self._tell(group, [error])
 
     async def _append(self, batches: list[Batch]) -> list[Appended | PitrError]:
         return await self._catalog.append(
@@ -196,7 +193,7 @@ class Appender:
         # order of crashes loses a change.
         await self._store.put_new(segment.name, encoded.body, sha256=segment.sha256)
         try:
-            return await self._catalog.append_segment(
+            appended = await self._catalog.append_segment(
                 self._log,
                 batch,
                 segment=segment,
@@ -207,13 +204,16 @@ class Appender:
         except Conflict:
             await self._store.delete(segment.name)
             raise
+        if appended.duplicate:  # its idempotency key was known: the segment is not listed
+            await self._store.delete(segment.name)
+        return appended
 
-
-def _tell(group: list[_Waiting], answers: Sequence[Appended | BaseException]) -> None:
-    for entry, answer in zip(group, answers, strict=True):
-        if entry.answer.done():
-            continue
-        if isinstance(answer, BaseException):
-            entry.answer.set_exception(answer)
-        else:
-            entry.answer.set_result(answer)
+    def _tell(self, group: list[_Waiting], answers: Sequence[Appended | BaseException]) -> None:
+        for entry, answer in zip(group, answers, strict=True):
+            self._waiting_bytes -= entry.size_bytes
+            if entry.answer.done():  # its caller went away
+                continue
+            if isinstance(answer, BaseException):
+                entry.answer.set_exception(answer)
+            else:
+                entry.answer.set_result(answer)

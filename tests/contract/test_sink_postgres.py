@@ -273,6 +273,17 @@ async def test_absent_members_take_the_key_the_default_or_null(
     assert await sql.fetchval("INSERT INTO t (id) VALUES (4) RETURNING n") == 71
 
 
+@pytest.mark.parametrize("drop_unknown", [False, True])
+async def test_a_key_that_the_documents_lack_is_never_numbered_anew(
+    database: str, sql: asyncpg.Connection, drop_unknown: bool
+) -> None:
+    await sql.execute("CREATE TABLE t (id serial PRIMARY KEY, name text, made int DEFAULT 3)")
+    state = FakeState({"t": [({"id": n}, {"name": "x"}) for n in (7, 9)]})
+    await restore(database, state, drop_unknown=drop_unknown)
+    assert [row["id"] for row in await sql.fetch("SELECT id FROM t ORDER BY id")] == [7, 9]
+    assert await sql.fetchval("INSERT INTO t DEFAULT VALUES RETURNING id") == 10
+
+
 @pytest.mark.parametrize("document", ['{"id":1,"extra":1}', '{"id":1,"made":null,"extra":1,"x":2}'])
 async def test_members_without_a_column_are_named_unless_they_are_to_be_dropped(
     database: str, sql: asyncpg.Connection, document: str

@@ -16,7 +16,7 @@ import pytest
 from pitr.domain import errors
 from pitr.domain.errors import PitrError
 from pitr.faces.cli.console import EXIT_CODES, exit_code
-from pitr.faces.cli.keys import key_of, row_of
+from pitr.faces.keys import key_of, row_of
 from tests.faces.cli_tools import one_object, pitr, start
 
 FAMILIES = (

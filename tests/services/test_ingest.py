@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,7 +194,17 @@ async def test_files_that_cannot_be_read_are_named(ingest: Ingest, tmp_path: Pat
         open_input(str(tmp_path / "missing"))
     with pytest.raises(InvalidRequest):
         open_input(str(tmp_path))
-    cut = tmp_path / "cut.gz"
-    cut.write_bytes(gzip.compress(lines(0, 1_000))[:-20])
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+async def test_a_cut_off_file_is_never_taken_for_a_whole_one(
+    ingest: Ingest, tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    packed = compress(lines(0, 1_000)) + compress(lines(1_000, 2_000))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.write_bytes(packed)
+    cut.write_bytes(packed[:-20])
     with pytest.raises(InvalidRequest, match="damaged"):
         await ingest.file(cut)
+    report = await ingest.file(whole)
+    assert report.lines == 2_000

@@ -105,8 +105,9 @@ class Appends(Connected):
             state = await locked_log(connection, log)
             group = await self._group(connection, state, [batch])
             lane = group.lanes.get(batch.lane)
-            if _known_answer(group, batch) is not None:
-                raise SequenceMoved("the batch was stored by another")
+            known = _known_answer(group, batch)
+            if known is not None:
+                return known
             stands = None if lane is None else lane.position
             if state.seq_next != segment.seq_first or stands != lane_position:
                 raise SequenceMoved(

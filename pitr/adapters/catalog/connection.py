@@ -15,6 +15,9 @@ from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 CONNECTIONS_MAX = 8
 """Connections of one process to the catalog."""
 
+ACQUIRE_TIMEOUT_S = 30.0
+"""Longest wait for a free connection."""
+
 COMMAND_TIMEOUT_S = 120.0
 """Longest wait for one statement."""
 
@@ -71,7 +74,7 @@ class Connected:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         with translated():
-            async with self._pool.acquire() as connection:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 yield connection
 
     @asynccontextmanager

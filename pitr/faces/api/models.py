@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from pitr.domain.change import Quarantined
-from pitr.domain.keys import BadKey, canonical_key
 from pitr.faces.documents import Document, appended_document, plain_text
 from pitr.services.http_ingest import IngestAnswer, IngestRequest
 
@@ -209,17 +207,3 @@ def quarantined_documents(found: Iterable[Quarantined], position_first: int) -> 
         }
         for item in shown
     ]
-
-
-def key_argument(text: str) -> str:
-    """Read a key as people write it: JSON, or else plain text that stands for a string.
-
-    Raises:
-        BadKey: It is JSON, or begins like it, but no key.
-    """
-    try:
-        return canonical_key(text.encode())
-    except BadKey as error:
-        if error.flaw != "not_json" or text.lstrip()[:1] in ("", "{", "[", '"'):
-            raise
-        return canonical_key(orjson.dumps(text))

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from pitr.faces.api.context import Here
 from pitr.faces.api.examples import DESCRIBE, HISTORY, LOGS, QUARANTINE, STATUS
-from pitr.faces.api.models import DescribeQuery, HistoryQuery, QuarantineQuery, key_argument
+from pitr.faces.api.models import DescribeQuery, HistoryQuery, QuarantineQuery
 from pitr.faces.api.responses import documented, json_response
 from pitr.faces.documents import (
     history_document,
@@ -17,6 +17,7 @@ from pitr.faces.documents import (
     resolution_document,
     status_document,
 )
+from pitr.faces.keys import key_of
 
 router = APIRouter(prefix="/v1/logs", tags=["logs"])
 
@@ -56,7 +57,7 @@ async def show_log(log: str, here: Here) -> Response:
 )
 async def show_history(log: str, here: Here, query: Annotated[HistoryQuery, Query()]) -> Response:
     """A row that never was has no changes."""
-    key = key_argument(query.key)
+    key = key_of(query.key)
     changes = await here.app.history.history(log, query.collection, key, limit=query.limit)
     return json_response(history_document(log, query.collection, key, changes))
 

@@ -14,7 +14,7 @@ from pitr.faces.cli.console import EXIT_DATA_LOSS, EXIT_DONE
 async def demo(
     run: Run,
     changes: Annotated[
-        int, typer.Option("--changes", min=100, max=100_000_000, help="Changes, at least.")
+        int, typer.Option("--changes", min=1_000, max=100_000_000, help="Changes, at least.")
     ] = 50_000,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running, and say where.")

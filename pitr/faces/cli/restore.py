@@ -12,8 +12,8 @@ import typer
 
 from pitr.domain.errors import InvalidRequest, TargetBeyondWatermark
 from pitr.faces.cli.command import Run, command
-from pitr.faces.cli.keys import row_of
 from pitr.faces.cli.marks import TARGET_HELP
+from pitr.faces.keys import row_of
 
 if TYPE_CHECKING:
     from pitr.app import App

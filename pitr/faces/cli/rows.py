@@ -9,8 +9,8 @@ import typer
 
 from pitr.domain.errors import NotFound
 from pitr.faces.cli.command import Run, command
-from pitr.faces.cli.keys import key_of
 from pitr.faces.cli.marks import TARGET_HELP
+from pitr.faces.keys import key_of
 
 if TYPE_CHECKING:
     from pitr.app import App
