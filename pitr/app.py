@@ -14,6 +14,7 @@ import psutil
 
 from pitr.adapters.catalog import PostgresCatalog
 from pitr.adapters.clock import SystemClock, new_uid
+from pitr.adapters.decoding import ProcessDecoder
 from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
@@ -93,7 +94,8 @@ class App:
             publisher=self.publisher,
             limits=limits,
         )
-        self.file_ingest = FileIngest(catalog, limits=limits)
+        decoder = self._stack.enter_context(ProcessDecoder(processes=limits.threads))
+        self.file_ingest = FileIngest(catalog, decoder, limits=limits)
 
     async def ensure_log(self, name: str) -> LogState:
         """Return the log of that name, made now if need be.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
 from pitr.domain.log import LaneState
+
+LAST_LINES = (64, 1_024, 16_384)
+"""How many lines from a block's end are searched for the start of a transaction, step by step."""
 
 FIRST_LINE_BYTES_MAX = 64 * 1024
 """How much of a file's first line names its lane."""
@@ -98,24 +101,58 @@ def whole_lines(block: bytes) -> tuple[bytes, bytes]:
     return block[:cut], block[cut:]
 
 
-def whole_transactions(block: bytes, changes: pa.Table, line_first: int) -> tuple[bytes, bytes]:
+def whole_transactions(block: bytes, decode: Callable[[bytes], pa.Table]) -> tuple[bytes, bytes]:
     """Split before the transaction that the block's end may tear.
+
+    Args:
+        block: Whole lines.
+        decode: Reads lines into changes, with positions from 0; asked for the last lines only.
 
     Returns:
         The lines to store now, and those to read again with the next block. Nothing is held back
         when the last change has no transaction, or the last one fills more than half the block.
     """
-    positions, transactions = changes.column("position"), changes.column("tx")
-    last = transactions[-1].as_py() if changes.num_rows else None
-    if last is None:
-        return block, b""
-    first = changes.num_rows
-    while first and transactions[first - 1].as_py() == last:
+    half = block.find(b"\n", len(block) // 2) + 1
+    for count in LAST_LINES:
+        start = max(_last_lines_start(block, count), half)
+        changes = decode(block[start:])
+        line = _last_transaction_line(changes)
+        if line is None:
+            return block, b""
+        if line > 0:
+            cut = start + _line_start(block[start:], line)
+            return block[:cut], block[cut:]
+        if start == half:
+            break
+    return block, b""
+
+
+def _last_lines_start(block: bytes, count: int) -> int:
+    place = len(block) - 1
+    for _ in range(count):
+        place = block.rfind(b"\n", 0, place)
+        if place < 0:
+            return 0
+    return place + 1
+
+
+def _line_start(block: bytes, line: int) -> int:
+    place = 0
+    for _ in range(line):
+        place = block.index(b"\n", place) + 1
+    return place
+
+
+def _last_transaction_line(changes: pa.Table) -> int | None:
+    """The line where the last change's transaction begins; None if it has none.
+
+    0 also when lines before these may belong to it.
+    """
+    transactions = changes.column("tx").to_pylist()
+    if not transactions or transactions[-1] is None:
+        return None
+    first = len(transactions)
+    while first and transactions[first - 1] == transactions[-1]:
         first -= 1
-    if first <= changes.num_rows // 2:
-        return block, b""
-    held_lines = line_first + block.count(b"\n") - positions[first].as_py()
-    cut = len(block) - 1
-    for _ in range(held_lines):
-        cut = block.rfind(b"\n", 0, cut)
-    return block[: cut + 1], block[cut + 1 :]
+    line: int = changes.column("position")[first].as_py() if first else 0
+    return line

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pitr.domain.batch import Decoded
+from pitr.domain.formats import Format
 from pitr.domain.manifest import ObjectRef
 
 Progress = Callable[[int], None]
@@ -20,6 +22,21 @@ class Clock(Protocol):
 
     def now_us(self) -> int:
         """Return the present, µs since 1970-01-01 UTC."""
+        ...
+
+
+class Decoder(Protocol):
+    """Decodes beside the event loop; ``domain.formats`` says how."""
+
+    async def decode_lines(
+        self,
+        body: bytes,
+        *,
+        format: Format,
+        position_first: int,
+        key_columns: tuple[str, ...] | None = None,
+    ) -> Decoded:
+        """Decode NDJSON; see ``formats.decode_lines``."""
         ...
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from pitr.domain.batch import Batch, Decoded
 from pitr.domain.blocks import (
@@ -18,11 +20,14 @@ from pitr.domain.blocks import (
     whole_transactions,
 )
 from pitr.domain.catalog import Catalog
-from pitr.domain.errors import TooLarge
+from pitr.domain.errors import PitrError, TooLarge
 from pitr.domain.formats import Format, decode_lines, line_count
 from pitr.domain.limits import Limits
-from pitr.domain.ports import Progress
+from pitr.domain.ports import Decoder, Progress
 from pitr.services.append import Appender
+
+DECODED_AHEAD = 2
+"""Blocks that are decoded, or being decoded, while one is stored."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,15 +47,19 @@ class IngestReport:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    batch: Batch
-    decoded: Decoded
+    """Lines of the input with the places where they begin and end."""
+
+    body: bytes
+    place: Place
+    after: Place
 
 
 class FileIngest:
-    """Decodes blocks of lines in a thread while the block before is being stored."""
+    """Reads the next blocks and decodes them while those before are being stored."""
 
-    def __init__(self, catalog: Catalog, *, limits: Limits) -> None:
+    def __init__(self, catalog: Catalog, decoder: Decoder, *, limits: Limits) -> None:
         self._catalog = catalog
+        self._decoder = decoder
         self._limits = limits
 
     async def ingest(
@@ -76,39 +85,50 @@ class FileIngest:
         report = IngestReport(
             lane=place.lane, resumed=place.resumed, lines=place.line, skipped_lines=place.line
         )
+        decode = partial(self._decoder.decode_lines, format=format, key_columns=key_columns)
+        upcoming: deque[asyncio.Future[Batch]] = deque()
         blocks = self._blocks(reader, place, format, key_columns)
-        upcoming = _ahead(blocks)
+        unreadable: PitrError | None = None
         try:
-            while (block := await upcoming) is not None:
-                upcoming = _ahead(blocks)
-                await _store(appender, block, report)
-                progress(block.batch.size_bytes)
-        finally:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
+            while True:
+                try:
+                    block = await anext(blocks)
+                except StopAsyncIteration:
+                    break
+                except PitrError as error:
+                    unreadable = error  # what came before it is good, and is stored first
+                    break
+                upcoming.append(asyncio.ensure_future(_decoded(block, decode)))  # noqa: TID251
+                if len(upcoming) > DECODED_AHEAD:
+                    await _store(appender, await upcoming.popleft(), report, progress)
+            while upcoming:
+                await _store(appender, await upcoming.popleft(), report, progress)
+        finally:  # whatever happened, nothing that was begun here goes on
+            for future in upcoming:
+                future.cancel()
+            await asyncio.gather(*upcoming, return_exceptions=True)
+        if unreadable:
+            raise unreadable
         return report
 
     async def _blocks(
         self, reader: Reader, place: Place, format: Format, key_columns: tuple[str, ...] | None
     ) -> AsyncIterator[_Block]:
-        rest = b""
-        while True:
-            block, rest, last = await asyncio.to_thread(self._next_lines, reader, rest)
-            if not block:
-                return
-            decoded = await asyncio.to_thread(
-                decode_lines,
-                block,
-                format=format,
-                position_first=place.line,
-                key_columns=key_columns,
-            )
+        def last_changes(lines: bytes) -> pa.Table:
+            return decode_lines(
+                lines, format=format, position_first=0, key_columns=key_columns
+            ).changes
+
+        rest, last = b"", False
+        while not last:
+            body, rest, last = await asyncio.to_thread(self._next_lines, reader, rest)
             if not last:
-                block, held = whole_transactions(block, decoded.changes, place.line)
+                body, held = await asyncio.to_thread(whole_transactions, body, last_changes)
                 rest = held + rest
-            after = place.advanced(block, line_count(block))
-            yield _Block(_batch(place, after, decoded, len(block)), decoded)
-            place = after
+            if body:
+                after = await asyncio.to_thread(_advanced, place, body)
+                yield _Block(body, place, after)
+                place = after
 
     def _next_lines(self, reader: Reader, rest: bytes) -> tuple[bytes, bytes, bool]:
         """Return whole lines, the start of the next one, and whether the input ends here."""
@@ -128,31 +148,33 @@ class FileIngest:
         return lines, rest, False
 
 
-def _ahead(blocks: AsyncIterator[_Block]) -> asyncio.Future[_Block | None]:
-    """Make the next block while the one before is stored; who calls awaits or cancels it."""
-    return asyncio.ensure_future(anext(blocks, None))  # noqa: TID251 - see above
+def _advanced(place: Place, body: bytes) -> Place:
+    return place.advanced(body, line_count(body))
 
 
-def _batch(place: Place, after: Place, decoded: Decoded, size_bytes: int) -> Batch:
-    inside = pc.less(decoded.changes.column("position"), after.line)
+async def _decoded(block: _Block, decode: Callable[..., Awaitable[Decoded]]) -> Batch:
+    decoded = await decode(block.body, position_first=block.place.line)
     return Batch(
-        lane=place.lane,
-        position_first=place.line,
-        position_end=after.line,
-        changes=decoded.changes.filter(inside),
-        quarantined=tuple(q for q in decoded.quarantined if q.position < after.line),
-        lane_state=after.state(),
-        size_bytes=size_bytes,
+        lane=block.place.lane,
+        position_first=block.place.line,
+        position_end=block.after.line,
+        changes=decoded.changes,
+        quarantined=decoded.quarantined,
+        lane_state=block.after.state(),
+        size_bytes=len(block.body),
     )
 
 
-async def _store(appender: Appender, block: _Block, report: IngestReport) -> None:
-    appended = await appender.append(block.batch)
-    report.lines = block.batch.position_end
+async def _store(
+    appender: Appender, batch: Batch, report: IngestReport, progress: Progress
+) -> None:
+    appended = await appender.append(batch)
+    report.lines = batch.position_end
     report.stored += appended.count
     report.quarantined += appended.quarantined_count
     if appended.count:
         report.seq_first = report.seq_first or appended.seq_first
         report.seq_end = appended.seq_end
-    for item in block.batch.quarantined:
+    for item in batch.quarantined:
         report.reasons[item.code] = report.reasons.get(item.code, 0) + 1
+    progress(batch.size_bytes)

@@ -12,7 +12,7 @@ from pitr.domain.columnar.replay import Replay
 from pitr.domain.times import rfc3339
 from scripts.benchmarks.bench import LOG, Bench, open_bench, rate
 from scripts.benchmarks.data import START_US, STEP_US, Sample
-from scripts.benchmarks.ingest import copy_seconds
+from scripts.benchmarks.ingest import copy_bare
 
 _DISTINCT_ON = """
 SET work_mem = '1GB'; SET max_parallel_workers_per_gather = 2;
@@ -52,7 +52,7 @@ async def run(changes: int) -> dict[str, Any]:
             with bench.watch.step("replay"):
                 found = await pitr_state(bench, at)
             seconds.append(bench.watch.seconds["replay"])
-        await copy_seconds(bench, path)
+        await copy_bare(bench, path)
         url = await bench.database("yardstick")
         number = "CREATE TABLE numbered AS SELECT row_number() OVER () AS seq, * FROM changes"
         bench.psql(url, number, "VACUUM ANALYZE numbered")

@@ -10,6 +10,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from pitr.adapters.decoding import ProcessDecoder
 from pitr.adapters.inputs import open_input
 from pitr.adapters.sinks import sink_for
 from pitr.services.append import Appender
@@ -69,9 +70,9 @@ async def ingest(world: World, folder: Path) -> None:
     async with Appender(
         world.catalog, world.store, world.clock, log=world.log, limits=world.limits
     ) as appender:
-        report = await FileIngest(world.catalog, limits=world.limits).ingest(
-            open_input(str(path)), log=world.log, appender=appender, format="native"
-        )
+        report = await FileIngest(
+            world.catalog, ProcessDecoder(processes=1), limits=world.limits
+        ).ingest(open_input(str(path)), log=world.log, appender=appender, format="native")
     assert (report.stored, report.quarantined) == (len(lines()), 0)
 
 
@@ -150,7 +151,7 @@ async def test_a_restore_can_be_ingested_again(world: World, tmp_path: Path) -> 
     async with Appender(
         world.catalog, world.store, world.clock, log=world.log, limits=world.limits
     ) as appender:
-        await FileIngest(world.catalog, limits=world.limits).ingest(
+        await FileIngest(world.catalog, ProcessDecoder(processes=1), limits=world.limits).ingest(
             open_input(str(out)), log=world.log, appender=appender
         )
     after = await world.state("latest")

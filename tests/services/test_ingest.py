@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from pitr.adapters.catalog import PostgresCatalog
+from pitr.adapters.decoding import ProcessDecoder
 from pitr.adapters.inputs import Input, open_input
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.errors import InvalidRequest, NotFound, TooLarge, Unavailable
@@ -51,7 +52,7 @@ class Ingest:
         return await self.stream(Input(stream, name="-", size_bytes=None))
 
     async def stream(self, reader: Input) -> IngestReport:
-        service = FileIngest(self.catalog, limits=self.limits)
+        service = FileIngest(self.catalog, ProcessDecoder(processes=1), limits=self.limits)
         return await service.ingest(reader, log=self.log, appender=self.appender, format="native")
 
     async def keys(self) -> list[int]:
