@@ -29,6 +29,9 @@ PAGE_BYTES: Final = 512 * 1024
 """Pages have as many rows as take about this many bytes in the widest column, in all columns the
 same: then the pages of all columns begin with the same rows, and a row is one page of each."""
 
+WRITE_BATCH_ROWS: Final = 256
+"""How often a page is looked at whether it is full."""
+
 PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 """A page of many long documents ends here even so."""
 
@@ -57,7 +60,7 @@ def open_writer(where: object, *, kind: Kind, level: int, sample: pa.Table) -> p
         column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
         data_page_size=PAGE_BYTES_MAX,
         max_rows_per_page=page_rows,
-        write_batch_size=min(page_rows, 256),
+        write_batch_size=min(page_rows, WRITE_BATCH_ROWS),
         write_page_index=True,
         write_page_checksum=True,
         sorting_columns=pq.SortingColumn.from_ordering(CHANGE_SCHEMA, list(SORT_KEYS)),

@@ -32,7 +32,7 @@ def slow_history(changes: list[Change], collection: str, key: str) -> list[Chang
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_history_equals_a_filter_over_everything(data: st.DataObject) -> None:
-    """With pages of two rows and row groups of five, every edge is near."""
+    """With pages of two rows and row groups of seven, every edge is near."""
     count = data.draw(st.integers(1, 30))
     changes = []
     for seq in range(1, count + 1):
@@ -44,9 +44,10 @@ def test_history_equals_a_filter_over_everything(data: st.DataObject) -> None:
     first, second = sorted(data.draw(st.tuples(*[st.integers(0, count)] * 2)))
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "ROW_GROUP_ROWS_MAX", 5)
+        patch.setattr(encoding, "ROW_GROUP_ROWS_MAX", 7)
         patch.setattr(encoding, "PAGE_ROWS_MAX", 2)
         patch.setattr(encoding, "PAGE_ROWS_MIN", 2)
+        patch.setattr(encoding, "WRITE_BATCH_ROWS", 1)
         patch.setattr(encoding, "PAGE_BYTES_MAX", data.draw(st.sampled_from([100, 1 << 20])))
         parts = [part for part in (changes[:first], changes[first:second]) if part]
         paths = [segment_file(folder, part) for part in parts]

@@ -74,15 +74,17 @@ def documents(draw: st.DrawFn, op: Op) -> tuple[bytes | None, bytes | None]:
 @st.composite
 def histories(draw: st.DrawFn) -> list[Change]:
     changes: list[Change] = []
+    collections = draw(st.sampled_from([COLLECTIONS, COLLECTIONS[:1]]))
+    keys = draw(st.sampled_from([KEYS, KEYS[:1]]))
     for seq in range(1, draw(st.integers(1, 14)) + 1):
         op = draw(st.sampled_from([*Op, Op.PATCH, Op.UPDATE]))
         after, unchanged = draw(documents(op))
         changes.append(
             change(
                 seq,
-                key=draw(st.sampled_from(KEYS)),
+                key=draw(st.sampled_from(keys)),
                 op=op,
-                collection=draw(st.sampled_from(COLLECTIONS)),
+                collection=draw(st.sampled_from(collections)),
                 after=after,
                 before=draw(st.sampled_from([None, b"{}"])),
                 unchanged=unchanged,
@@ -198,3 +200,20 @@ def test_rows_need_not_be_read_to_the_end(tmp_path: Path) -> None:
         assert next(state.rows("shop.orders")).num_rows
         assert sum(batch.num_rows for batch in state.rows("shop.orders")) == 4999
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_chains_of_patches_end_where_the_row_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    monkeypatch.setattr(replay_module, "SORT_SHARE", share)
+    ops = [Op.UPDATE, Op.PATCH, Op.TRUNCATE, Op.PATCH, Op.PATCH, Op.DELETE, Op.PATCH, Op.PATCH]
+    changes = [
+        change(seq, op=op, after=None if op in (Op.DELETE, Op.TRUNCATE) else b'{"f%d":1}' % seq)
+        for seq, op in enumerate([*ops, Op.PATCH, Op.PATCH], start=1)
+    ]
+    files = (segment_file(tmp_path, changes),)
+    for seq_end in range(1, 12):
+        cut = Cut(seq_end=seq_end)
+        rows, _, _ = state_of(ReplayInput(segments=files, cut=cut), tmp_path)
+        assert rows == expected(fold(changes, cut).values())
