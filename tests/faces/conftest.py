@@ -68,6 +68,7 @@ def opener(catalog_url: str, tmp_path: Path) -> Opener:
         log = f"log-{uuid4().hex[:12]}"
         settings = load_settings(data=tmp_path, catalog_url=catalog_url, log=log, **given)
         async with open_app(settings) as app:
+            await app.ensure_log(log)
             api = make_api(app)
             transport = httpx.ASGITransport(app=api)
             async with httpx.AsyncClient(

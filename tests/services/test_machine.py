@@ -13,15 +13,22 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pitr.adapters.catalog import PostgresCatalog
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
+from pitr.domain import admission
 from pitr.domain.batch import Batch
-from pitr.domain.manifest import GENESIS_HASH
+from pitr.domain.columnar.segment import encode_segment
+from pitr.domain.compaction import latest_snapshot
+from pitr.domain.errors import PitrError
+from pitr.domain.log import LogView
+from pitr.domain.manifest import GENESIS_HASH, ObjectRef
+from pitr.domain.target import Cut
+from pitr.services.seal import Sealer
 from tests.changes import batch, draft
 from tests.conftest import ManualClock
 from tests.services.crashes import Crash, Fuse, Fused
@@ -37,6 +44,9 @@ AFTER = st.sampled_from(['{"v":1}', '{"v":2,"w":1.10}', '{"w":null}', '{"w":{"x"
 OPS = st.sampled_from(
     ["create", "update", "update", "patch", "patch", "delete", "read", "truncate"]
 )
+
+
+LANE = st.sampled_from(["x", "y"])
 
 
 @st.composite
@@ -57,6 +67,10 @@ def row(draw: st.DrawFn) -> dict[str, Any]:
         tx=draw(st.none() | st.sampled_from(["t1", "t2", "t3"])),
         unchanged=draw(st.sampled_from([None, PATCH_UNCHANGED])) if op == "patch" else None,
     )
+
+
+CRASH = st.none() | st.none() | st.tuples(st.integers(0, 9), st.booleans())
+"""Before or after which call of the operation the process dies, if it does."""
 
 
 class _Shared:
@@ -113,8 +127,10 @@ class Machine(RuleBasedStateMachine):
             self.folder / "scratch",
         )
 
-    def survive(self, work: Any) -> bool:
-        """Run until it is done or the fuse is out; after a crash start anew."""
+    def survive(self, work: Any, crash: tuple[int, bool] | None = None) -> bool:
+        """Run until it is done or the process dies; then start anew."""
+        if crash is not None:
+            self.fuse.light(crash[0], after_effect=crash[1])
         try:
             _Shared.run(work)
         except Crash:
@@ -129,17 +145,13 @@ class Machine(RuleBasedStateMachine):
     def wait(self, wait_us: int) -> None:
         self.clock.advance(wait_us)
 
-    @rule(steps=st.integers(0, 12), after_effect=st.booleans())
-    def light_fuse(self, steps: int, after_effect: bool) -> None:
-        self.fuse.light(steps, after_effect=after_effect)
+    @rule(lane=LANE, rows=rows(), crash=CRASH)
+    def append(self, lane: str, rows: list[dict[str, Any]], crash: Any) -> None:
+        self.send(self.batch_of(lane, rows), crash)
 
-    @rule(lane=st.sampled_from(["x", "y"]), rows=rows())
-    def append(self, lane: str, rows: list[dict[str, Any]]) -> None:
-        self.send(self.batch_of(lane, rows))
-
-    @rule(lane=st.sampled_from(["x", "y"]), rows=rows(count_max=3))
-    def append_large(self, lane: str, rows: list[dict[str, Any]]) -> None:
-        self.send(self.batch_of(lane, (rows * 6)[: LIMITS.segment_rows_min + 1]))
+    @rule(lane=LANE, rows=rows(count_max=3), crash=CRASH)
+    def append_large(self, lane: str, rows: list[dict[str, Any]], crash: Any) -> None:
+        self.send(self.batch_of(lane, (rows * 6)[: LIMITS.segment_rows_min + 1]), crash)
 
     def batch_of(self, lane: str, rows: list[dict[str, Any]]) -> Batch:
         now = self.clock.now_us()
@@ -150,39 +162,39 @@ class Machine(RuleBasedStateMachine):
         stands = self.naive.positions.get(lane, 0)
         return batch(dated, lane=lane, position_first=stands, resume=True)
 
-    def send(self, one: Batch) -> None:
+    def send(self, one: Batch, crash: Any) -> None:
         """Send until it is acknowledged, as a client does whose answer was lost."""
-        while not self.survive(self.world.append(one)):
-            pass
+        while not self.survive(self.world.append(one), crash):
+            crash = None
         self.naive.append(one, recorded_us=self.clock.now_us())
         self.sent.append(one)
 
     @precondition(lambda self: self.sent)
-    @rule(data=st.data())
-    def send_again(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), crash=CRASH)
+    def send_again(self, data: st.DataObject, crash: Any) -> None:
         one = data.draw(st.sampled_from(self.sent))
-        self.survive(self.world.append(replace(one, resume=True)))
+        self.survive(self.world.append(replace(one, resume=True)), crash)
 
-    @rule()
-    def seal(self) -> None:
-        self.survive(self.world.sealer.seal(self.log, force=True))
+    @rule(crash=CRASH)
+    def seal(self, crash: Any) -> None:
+        self.survive(self.world.sealer.seal(self.log, force=True), crash)
 
-    @rule()
-    def snapshot(self) -> None:
-        self.survive(self.world.snapshotter.snapshot(self.log))
+    @rule(crash=CRASH)
+    def snapshot(self, crash: Any) -> None:
+        self.survive(self.world.snapshotter.snapshot(self.log), crash)
 
-    @rule(everything=st.booleans())
-    def compact(self, everything: bool) -> None:
-        self.survive(self.world.compactor.compact(self.log, everything=everything))
+    @rule(everything=st.booleans(), crash=CRASH)
+    def compact(self, everything: bool, crash: Any) -> None:
+        self.survive(self.world.compactor.compact(self.log, everything=everything), crash)
 
-    @rule()
-    def expire(self) -> None:
+    @rule(crash=CRASH)
+    def expire(self, crash: Any) -> None:
         self.clock.advance(LIMITS.retired_kept_us + 1)
-        self.survive(self.world.compactor.expire(self.log))
+        self.survive(self.world.compactor.expire(self.log), crash)
 
-    @rule()
-    def publish(self) -> None:
-        self.survive(self.world.publisher.publish(self.log))
+    @rule(crash=CRASH)
+    def publish(self, crash: Any) -> None:
+        self.survive(self.world.publisher.publish(self.log), crash)
 
     @precondition(lambda self: self.naive.changes)
     @rule(data=st.data(), use_snapshots=st.booleans())
@@ -220,10 +232,24 @@ class Machine(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.fuse.out()
             assert _Shared.run(self.world.changes()) == self.naive.changes
+            self.restore_somewhere()
             _Shared.run(self.world.publisher.publish(self.log))
             report = _Shared.run(self.world.verifier.verify(self.log))
             assert report.verdict == "pass", report.checks
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def restore_somewhere(self) -> None:
+        """At the end of every example: a time and a seq, wherever its operations led."""
+        changes = self.naive.changes
+        if not changes:
+            return
+        chosen = changes[len(self.sent) * 7 % len(changes)]
+        self.clock.us = max(self.clock.us, chosen.at_us)
+        for target, cut in (
+            (time_target(chosen.at_us), self.naive.cut(at_us=chosen.at_us)),
+            (f"seq:{chosen.seq}", self.naive.cut(seq_end=chosen.seq + 1)),
+        ):
+            assert _Shared.run(self.world.state(target)) == self.naive.state(cut), target
 
 
 def time_target(at_us: int) -> str:
@@ -247,3 +273,63 @@ def test_any_order_of_operations_agrees_with_the_oracle(number: int) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(Machine, settings=COMMON)
+
+
+def _exclusive(**facts: Any) -> Cut:
+    """``<`` for ``<=`` at a time."""
+    at_us = facts.get("at_us")
+    return Cut(**(facts | {"at_us": at_us - 1 if at_us is not None else None}))
+
+
+def _any_base(view: LogView, cut: Cut, torn: Any) -> tuple[ObjectRef, ...]:
+    """A snapshot as base whatever lies beyond the cut in it."""
+    return latest_snapshot(ref for ref in view.snapshots if ref.seq_end <= cut.seq_end)
+
+
+def _all_again(batch: Batch, stands: int) -> admission.Admitted:
+    """A batch that overlaps what its lane holds, stored whole."""
+    return replace(admission._whole(batch), position_end=max(batch.position_end, stands))
+
+
+async def _listed_first(self: Sealer, log: str, seq_end: int) -> ObjectRef | None:
+    """A segment listed before it is durable."""
+    run = await self._catalog.oldest_run(log, rows_max=7, bytes_max=1 << 20)
+    if not run.num_rows:
+        return None
+    encoded = encode_segment(run)
+    segment = encoded.ref(log)
+    await self._catalog.seal(log, segment, recorded_us=0)
+    await self._store.put_new(segment.name, encoded.body, sha256=segment.sha256)
+    return segment
+
+
+def _nothing_torn(near: Any, seq_end: int) -> dict[str, int]:
+    """Transactions torn by a seq."""
+    return {}
+
+
+FAULTS = {
+    "time is exclusive": ("pitr.services.resolve.Cut", _exclusive),
+    "any snapshot is a base": ("pitr.domain.plan._base", _any_base),
+    "overlaps are stored twice": ("pitr.domain.admission._rest", _all_again),
+    "listed before durable": ("pitr.services.seal.Sealer._seal_run", _listed_first),
+    "transactions are torn": ("pitr.services.resolve.torn_by_seq", _nothing_torn),
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", FAULTS)
+def test_planted_faults_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    monkeypatch.setattr(*FAULTS[name])
+    quick = settings(
+        COMMON,
+        max_examples=600,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+    )
+    with pytest.raises((AssertionError, PitrError)):
+        run_state_machine_as_test(Machine, settings=quick)

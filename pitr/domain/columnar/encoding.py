@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Iterator
 from typing import Final, Literal
 
@@ -89,13 +88,12 @@ def row_groups(table: pa.Table) -> Iterator[pa.Table]:
 
 def document_bytes_max(table: pa.Table) -> int:
     """Length of the longest document in the table, bytes."""
-    lengths = (pc.max(pc.binary_length(table[name])).as_py() for name in DOCUMENTS)
-    return max(itertools.chain([0], (length for length in lengths if length is not None)))
+    return max(int(pc.max(pc.binary_length(table[name])).as_py() or 0) for name in DOCUMENTS)
 
 
 def _page_rows(sample: pa.Table) -> int:
-    widest: int = max(pc.sum(pc.binary_length(sample[name])).as_py() or 0 for name in DOCUMENTS)
-    fitting: int = PAGE_BYTES * sample.num_rows // max(widest, 1)
+    widest = max(pc.sum(pc.binary_length(sample[name])).as_py() or 0 for name in DOCUMENTS)
+    fitting = PAGE_BYTES * int(sample.num_rows) // max(int(widest), 1)
     return min(max(fitting, PAGE_ROWS_MIN), PAGE_ROWS_MAX)
 
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pitr.domain.columnar.engine import Engine
+from pitr.domain.columnar.engine import Engine, translated
+from pitr.domain.errors import DataLoss
 
 LARGE_BYTES: Final = 8 * 1024
 """Documents above this many bytes go around the engine."""
@@ -35,7 +36,10 @@ _SCHEMA = pa.schema(
 
 def longest_document(path: Path) -> int:
     """Return the length of a file's longest document, bytes, from its footer."""
-    return int(pq.read_metadata(path).metadata[b"pitr.document_bytes_max"])
+    try:
+        return int(pq.read_metadata(path).metadata[b"pitr.document_bytes_max"])
+    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        raise DataLoss("a footer cannot be read", path=path, reason=str(error)) from error
 
 
 class LargeDocuments:
@@ -54,8 +58,9 @@ class LargeDocuments:
     def add_files(self, paths: Sequence[Path], *, seq_first: int) -> None:
         """Take the documents of rows from ``seq_first`` on."""
         for path in paths:
-            for table in _groups_with_large(path):
-                self._add(table, seq_first=seq_first)
+            with translated():
+                for table in _groups_with_large(path):
+                    self._add(table, seq_first=seq_first)
         self._flush()
 
     def add_table(self, table: pa.Table, *, seq_first: int) -> None:

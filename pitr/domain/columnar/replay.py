@@ -16,30 +16,23 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pitr.domain.change import Change, Op
+from pitr.domain.change import Change
 from pitr.domain.columnar import replay_sql as sql
 from pitr.domain.columnar.encoding import document_bytes_max
 from pitr.domain.columnar.engine import Engine
+from pitr.domain.columnar.fill import filled, patched_rows
 from pitr.domain.columnar.large import LARGE_BYTES, LargeDocuments, longest_document
 from pitr.domain.columnar.ranges import Range, sorting_ranges
 from pitr.domain.columnar.rows import empty_table
-from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.columnar.spool import Spool
-from pitr.domain.fold import patched
 from pitr.domain.target import Cut
-
-BATCH_BYTES: Final = 16 * 1024 * 1024
-"""A batch ends with the document that takes its long and patched documents past this."""
 
 SORT_SHARE: Final = 4
 """A sort may take one part in so many of the engine's memory."""
 
 DIRECT_COLLECTIONS_MAX: Final = 4
 """With more collections than this, all rows are sorted once into a spool and read from there."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,98 +197,12 @@ class Replay:
 
     def _rows(self, collection: str | None) -> Iterator[pa.RecordBatch]:
         has_large = self._large is not None
-        chains = self._chains(collection) if self._has_patches else iter(())
+        chains = self._chains(collection)
         query = partial(sql.state_rows, has_patches=self._has_patches, has_large=has_large)
         for batch in self._stream(query, self._state_ranges, collection):
-            yield from self._completed(batch, chains)
+            yield from filled(batch, chains, self._large)
 
     def _chains(self, collection: str | None) -> Iterator[Change]:
-        """Yield patched rows in (collection, key) order, one at a time."""
-        row: Change | None = None
+        """Yield the patched rows in (collection, key) order."""
         query = partial(sql.chain_rows, has_large=self._large is not None)
-        for batch in self._stream(query, self._chain_ranges, collection):
-            for number in range(batch.num_rows):
-                change = self._chain_change(batch, number)
-                if row is not None and (row.collection, row.key) != (change.collection, change.key):
-                    yield row
-                    row = None
-                row = patched(row, change) if change.op == Op.PATCH else change
-        if row is not None:
-            yield row
-
-    def _chain_change(self, batch: pa.RecordBatch, number: int) -> Change:
-        row: Row = batch.slice(number, 1).to_pylist()[0]
-        return Change(
-            seq=row["seq"],
-            collection=row["collection"],
-            key=row["key"],
-            op=Op(row["op"]),
-            after=self._document(row, "after"),
-            unchanged=row["unchanged"].encode() if row["unchanged"] is not None else None,
-            at_us=0,
-            commit_us=0,
-            recorded_us=0,
-            lane="",
-            position=0,
-        )
-
-    def _document(self, row: Row, name: str) -> bytes | None:
-        if row[f"{name}_offset"] is not None:
-            assert self._large is not None
-            return self._large.read(offset=row[f"{name}_offset"], length=row[f"{name}_bytes"])
-        return row[name].encode() if row[name] is not None else None
-
-    def _completed(
-        self, batch: pa.RecordBatch, chains: Iterator[Change]
-    ) -> Iterator[pa.RecordBatch]:
-        """Fill in long and patched documents, and cut the batch where they grow too many."""
-        special = batch["patched"]
-        for name in ("after_offset", "meta_offset"):
-            special = pc.or_(special, pc.is_valid(batch[name]))
-        first, given, size = 0, _Given(), 0
-        for number in pc.indices_nonzero(special).to_pylist():
-            row: Row = batch.slice(number, 1).to_pylist()[0]
-            after = self._after(row, chains)
-            meta = self._document(row, "meta")
-            given.add(number, after, meta)
-            size += len(after or b"") + len(meta or b"")
-            if size >= BATCH_BYTES:
-                yield given.applied(batch, first=first, end=number + 1)
-                first, given, size = number + 1, _Given(), 0
-        if first < batch.num_rows:
-            yield given.applied(batch, first=first, end=batch.num_rows)
-
-    def _after(self, row: Row, chains: Iterator[Change]) -> bytes | None:
-        if not row["patched"]:
-            return self._document(row, "after")
-        change = next(chains)
-        assert change.seq == row["seq"], "both streams are in the same order"
-        return change.after
-
-
-class _Given:
-    """Documents that replace those of a batch, by row."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-        self.after: list[bytes | None] = []
-        self.meta: list[bytes | None] = []
-
-    def add(self, number: int, after: bytes | None, meta: bytes | None) -> None:
-        self.numbers.append(number)
-        self.after.append(after)
-        self.meta.append(meta)
-
-    def applied(self, batch: pa.RecordBatch, *, first: int, end: int) -> pa.RecordBatch:
-        """Return rows ``[first, end)`` with ``CHANGE_SCHEMA``."""
-        piece = batch.slice(first, end - first)
-        columns = {name: piece[name] for name in piece.schema.names if name in CHANGE_SCHEMA.names}
-        if self.numbers:
-            places = pa.array([number - first for number in self.numbers], pa.int64())
-            mask = pc.is_in(pa.array(range(end - first), pa.int64()), places)
-            for name, values in (("after", self.after), ("meta", self.meta)):
-                documents = pa.array(values, pa.binary()).cast(pa.string())
-                columns[name] = pc.replace_with_mask(columns[name], mask, documents)
-        absent = pa.nulls(end - first, pa.string())
-        arrays = [columns.get(name, absent) for name in CHANGE_SCHEMA.names]
-        return pa.record_batch(arrays, schema=CHANGE_SCHEMA)
+        return patched_rows(self._stream(query, self._chain_ranges, collection), self._large)

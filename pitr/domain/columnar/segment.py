@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,35 +18,17 @@ from pitr.domain.columnar.encoding import (
     ROW_GROUP_ROWS_MAX,
     SORT_KEYS,
     Kind,
-    document_bytes_max,
     finish,
     open_writer,
     row_groups,
 )
+from pitr.domain.columnar.facts import Facts, facts_of, joined_facts
 from pitr.domain.columnar.names import segment_name, snapshot_name
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.manifest import ObjectRef
 
-Ops = Mapping[str, Mapping[str, int]]
-
 INT32_STRINGS_MAX = 1 << 30
 """Tables with more bytes than this are sorted with 64-bit string offsets."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a manifest says about rows; ``[seq_first, seq_end)`` encloses the seqs there are.
-
-    ``ops`` counts rows by collection and op; ``document_bytes_max`` is the longest document.
-    """
-
-    seq_first: int
-    seq_end: int
-    at_min_us: int
-    at_max_us: int
-    row_count: int
-    ops: Ops
-    document_bytes_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,20 +105,6 @@ def sorted_changes(table: pa.Table) -> pa.Table:
         table = table.cast(_LARGE_SCHEMA)
     table = table.combine_chunks()
     return table.take(pc.sort_indices(table, sort_keys=list(SORT_KEYS)))
-
-
-def facts_of(table: pa.Table) -> Facts:
-    """Compute the facts of a table that is not empty, in any order."""
-    seq, at = pc.min_max(table["seq"]).as_py(), pc.min_max(table["at_us"]).as_py()
-    return Facts(
-        seq_first=seq["min"],
-        seq_end=seq["max"] + 1,
-        at_min_us=at["min"],
-        at_max_us=at["max"],
-        row_count=table.num_rows,
-        ops=_ops(table),
-        document_bytes_max=document_bytes_max(table),
-    )
 
 
 class SegmentWriter:
@@ -280,26 +248,6 @@ def write_files(writer: SegmentWriter, batches: Iterable[pa.RecordBatch]) -> Ite
         writer.abandon()
 
 
-def joined_facts(one: Facts | None, other: Facts) -> Facts:
-    """Join the facts of two sets of rows."""
-    if one is None:
-        return other
-    ops = {collection: dict(counts) for collection, counts in one.ops.items()}
-    for collection, counts in other.ops.items():
-        mine = ops.setdefault(collection, {})
-        for op, count in counts.items():
-            mine[op] = mine.get(op, 0) + count
-    return Facts(
-        seq_first=min(one.seq_first, other.seq_first),
-        seq_end=max(one.seq_end, other.seq_end),
-        at_min_us=min(one.at_min_us, other.at_min_us),
-        at_max_us=max(one.at_max_us, other.at_max_us),
-        row_count=one.row_count + other.row_count,
-        ops=ops,
-        document_bytes_max=max(one.document_bytes_max, other.document_bytes_max),
-    )
-
-
 def collection_runs(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Cut a sorted batch where the collection changes."""
     runs = pc.run_end_encode(batch["collection"])
@@ -322,14 +270,6 @@ def _segment_ref(log: str, facts: Facts, *, sha256: str, size_bytes: int) -> Obj
         sha256=sha256,
         ops=facts.ops,
     )
-
-
-def _ops(table: pa.Table) -> dict[str, dict[str, int]]:
-    counted = table.group_by(["collection", "op"]).aggregate([([], "count_all")])
-    ops: dict[str, dict[str, int]] = {}
-    for row in counted.sort_by([("collection", "ascending"), ("op", "ascending")]).to_pylist():
-        ops.setdefault(row["collection"], {})[row["op"]] = row["count_all"]
-    return ops
 
 
 _LARGE_SCHEMA = pa.schema(

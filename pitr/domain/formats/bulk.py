@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any, Final
@@ -25,6 +26,7 @@ ABSENT_JSON: Final = msgspec.Raw(b"")
 """The default of a field that holds any JSON; no JSON text is empty."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class Unsure(Exception):
@@ -74,6 +76,25 @@ def _require_shallow(items: Sequence[bytes]) -> None:
             raise Unsure
 
 
+def is_shortest(values: Sequence[Any], bytes_count: int) -> bool:
+    """Tell whether objects were written in as few bytes as possible; then none repeats a name.
+
+    The encoder writes the members that the decoder kept, with no white space, the names and texts
+    in their shortest spelling, the numbers in theirs, and each ``Raw`` as it came: no text that
+    decodes to this object is shorter. A name that stands twice was kept once, so its text is longer
+    by the other member at least. Each text being that long or longer, their sum tells of each.
+
+    Args:
+        values: What was decoded: dicts of ``Raw``, or structs with no unknown fields that omit
+            their defaults. What is inside a ``Raw`` is not looked at.
+        bytes_count: How long their texts were together, without what was between them.
+    """
+    try:
+        return len(_encode_lines(values)) - len(values) == bytes_count
+    except (msgspec.MsgspecError, ValueError, OverflowError):
+        return False  # An integer that the encoder does not take.
+
+
 def require_distinct_names(blob: bytes, items: Sequence[bytes], names_count: int) -> None:
     """Make sure that no object in any item repeats a name.
 
@@ -96,12 +117,19 @@ class Documents:
     """One column of JSON values, byte for byte, one after the other; absent ones are empty."""
 
     def __init__(self, raws: Sequence[msgspec.Raw]) -> None:
-        self.joined = b"".join(raws)
-        self.ends = list(accumulate(map(len, raws), initial=0))
         self.present_count = len(raws) - raws.count(ABSENT_JSON)
-        self.objects_only = self.present_count == len(raws) and self._begin_with_brace()
+        if self.present_count:
+            self.joined = b"".join(raws)
+            self.ends = list(accumulate(map(len, raws), initial=0))
+        else:
+            self.joined = b""
+            self.ends = [0] * (len(raws) + 1)
 
-    def _begin_with_brace(self) -> bool:
+    @cached_property
+    def objects_only(self) -> bool:
+        """Whether each value is there, and an object."""
+        if self.present_count < len(self.ends) - 1:
+            return False
         return set(map(self.joined.__getitem__, self.ends[:-1])) == {ord("{")}
 
     def values(self) -> list[bytes]:
@@ -114,18 +142,33 @@ class Documents:
             return [self.joined[:1]] * (len(self.ends) - 1)
         return [self.joined[first:end][:1] for first, end in pairwise(self.ends)]
 
+    @cached_property
+    def object_texts(self) -> bytes:
+        """Those values that are objects, one after the other."""
+        if self.objects_only or not self.present_count:
+            return self.joined
+        return b"".join(value for value in self.values() if value[:1] == b"{")
+
+    @cached_property
     def objects(self) -> list[dict[str, msgspec.Raw]]:
-        """Give the members of those values that are objects."""
-        if not self.present_count:
-            return []
-        texts = self.joined
-        if not self.objects_only:
-            texts = b"".join(value for value in self.values() if value[:1] == b"{")
-        return _members.decode_lines(texts)
+        """The members of those values that are objects."""
+        return _members.decode_lines(self.object_texts) if self.object_texts else []
 
     def names_count(self) -> int:
         """Count the distinct names of each object, and each value's own name in its change."""
-        return self.present_count + sum(map(len, self.objects()))
+        return self.present_count + sum(map(len, self.objects))
+
+    def repeat_no_name(self) -> bool:
+        """Tell quickly whether no object repeats a name, at any level; False is not certain."""
+        return is_shortest(self.objects, len(self.object_texts)) and not self._inner_repeat()
+
+    def _inner_repeat(self) -> bool:
+        # Every object within an object has its own brace, and names stand only in objects.
+        if self.object_texts.count(b"{") == len(self.objects):
+            return False
+        texts = [text for each in self.objects for text in map(bytes, each.values())]
+        inner = b",".join([text for text in texts if text.startswith((b"{", b"["))])
+        return first_duplicate(b"[" + inner + b"]") is not None
 
     def texts(self) -> pa.Array:
         """Give the values as they are; the whole input is known to be UTF-8."""

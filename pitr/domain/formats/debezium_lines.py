@@ -169,8 +169,8 @@ class _Rows:
             Documents([getattr(envelope, name) for envelope in envelopes])
             for name in ("source", "before", "after", "transaction")
         )
-        self.before_members = self.before.objects()
-        self.after_members = self.after.objects()
+        self.before_members = self.before.objects
+        self.after_members = self.after.objects
         self.keys = _canonical_keys(keys)
         if not source.objects_only:
             raise Unsure

@@ -6,7 +6,8 @@ It gives exactly what ``native.draft_of`` gives for each of its items, or gives 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from itertools import chain
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pitr.domain.formats.bulk import (
     Documents,
     Unsure,
     decoded,
+    is_shortest,
     require_distinct_names,
 )
 from pitr.domain.formats.draft import table_of_columns
@@ -32,11 +34,13 @@ _ABSENT: Final = "\0absent"
 """Stands for an absent text. A text with a NUL is refused, so no change can hold it. It is known
 by its identity, which a text of one character would share with all that are equal to it."""
 
+_RowOp = Literal["create", "update", "patch", "read", "delete"]
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     collection: str
     key: msgspec.Raw
-    op: str | None = _ABSENT
+    op: _RowOp | None | msgspec.UnsetType = msgspec.UNSET
     after: msgspec.Raw = ABSENT_JSON
     before: msgspec.Raw = ABSENT_JSON
     at: str | int | None = _ABSENT
@@ -52,11 +56,11 @@ _OP_OF: Final = {
     (op, first): actual
     for ops, firsts, actual in (
         (["create"], [b"{"], "create"),
-        (["update", None, _ABSENT], [b"{"], "update"),
+        (["update", None, msgspec.UNSET], [b"{"], "update"),
         (["patch"], [b"{"], "patch"),
         (["read"], [b"{"], "read"),
         (["delete"], [b"", b"n"], "delete"),
-        ([None, _ABSENT], [b"n"], "delete"),
+        ([None, msgspec.UNSET], [b"n"], "delete"),
     )
     for op in ops
     for first in firsts
@@ -76,19 +80,22 @@ def table_of_items(items: Sequence[bytes], positions: Sequence[int]) -> pa.Table
     """
     blob = b"\n".join(items)
     lines = decoded(blob, items, _lines)
-    collection, key, op, after, before, at, tx, actor, reason, meta = zip(
-        *map(msgspec.structs.astuple, lines), strict=True
-    )
-    keys, names_count = _key_column(Documents(key))
-    documents = [Documents(after), Documents(before), Documents(meta)]
-    names_count += sum(column.names_count() for column in documents)
-    names_count += sum(len(lines) - texts.count(_ABSENT) for texts in (op, at, tx, actor, reason))
-    names_count += len(lines)  # Each has its collection.
-    require_distinct_names(blob, items, names_count)
+    collection, key, op, after, before, at, tx, actor, reason, meta = _columns(lines)
+    documents = [Documents(each) for each in (after, before, meta)]
+    keys = Documents(key)
+    if not (
+        is_shortest(lines, len(blob) - (len(items) - 1))
+        and all(column.repeat_no_name() for column in documents)
+    ):
+        names_count = sum(column.names_count() for column in [keys, *documents])
+        names_count += len(lines) - op.count(msgspec.UNSET)
+        names_count += sum(len(lines) - texts.count(_ABSENT) for texts in (at, tx, actor, reason))
+        names_count += len(lines)  # Each has its collection.
+        require_distinct_names(blob, items, names_count)
     return table_of_columns(
         [
             _collection_column(collection),
-            keys,
+            _key_column(keys),
             _op_column(op, documents[0]),
             documents[0].column(),
             documents[1].column(),
@@ -103,26 +110,34 @@ def table_of_items(items: Sequence[bytes], positions: Sequence[int]) -> pa.Table
     )
 
 
+def _columns(lines: Sequence[_Line]) -> list[list[Any]]:
+    """Give the values of each field. One list that is sliced needs no thousands of iterators."""
+    flat = list(chain.from_iterable(map(msgspec.structs.astuple, lines)))
+    width = len(_Line.__struct_fields__)
+    return [flat[field::width] for field in range(width)]
+
+
 def _collection_column(values: Sequence[str]) -> pa.Array:
-    for value in set(values):
+    different = set(values)
+    for value in different:
         if not value or "\0" in value or len(value.encode()) > COLLECTION_BYTES_MAX:
             raise Unsure
     return pa.array(values, pa.string())
 
 
-def _key_column(documents: Documents) -> tuple[pa.Array, int]:
-    """Give the canonical keys, and how many names they and the fields that hold them have."""
+def _key_column(documents: Documents) -> pa.Array:
+    """Give the canonical keys. None of them repeats a name."""
     keys = documents.texts()
     if _all_simple(keys):
-        return keys, 2 * len(keys)
+        return keys
     for pattern, replacement in SIMPLIFICATIONS:
         keys = pc.replace_substring_regex(keys, pattern, replacement)
-    if not _all_simple(keys):
-        try:
-            keys = pa.array(map(key_of, documents.values()), pa.string())
-        except Flaw as flaw:
-            raise Unsure from flaw
-    return keys, documents.names_count()
+    if _all_simple(keys):
+        return keys
+    try:
+        return pa.array(map(key_of, documents.values()), pa.string())
+    except Flaw as flaw:
+        raise Unsure from flaw
 
 
 def _all_simple(keys: pa.Array) -> bool:
@@ -131,12 +146,13 @@ def _all_simple(keys: pa.Array) -> bool:
     return bool(pc.all(pc.match_substring_regex(keys, CANONICAL_SIMPLE)).as_py())
 
 
-def _op_column(ops: Sequence[str | None], after: Documents) -> pa.Array:
+def _op_column(ops: Sequence[str | None | msgspec.UnsetType], after: Documents) -> pa.Array:
+    said = list(zip(ops, after.firsts(), strict=True))
     try:
-        actual = [_OP_OF[each] for each in zip(ops, after.firsts(), strict=True)]
+        actual = {each: _OP_OF[each] for each in set(said)}
     except KeyError as error:
         raise Unsure from error
-    return pa.array(actual, pa.string())
+    return pa.array(map(actual.__getitem__, said), pa.string())
 
 
 def _time_column(values: Sequence[str | int | None]) -> pa.Array:

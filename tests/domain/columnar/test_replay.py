@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pitr.domain.change import Change, Op
-from pitr.domain.columnar import large, replay_sql
+from pitr.domain.columnar import fill, large, replay_sql
 from pitr.domain.columnar import replay as replay_module
 from pitr.domain.columnar.replay import ReplayInput
 from pitr.domain.columnar.rows import tail_table
@@ -46,7 +46,7 @@ def low_limits() -> Iterator[None]:
         patch.setattr(large, "LARGE_BYTES", LARGE_BYTES)
         patch.setattr(replay_sql, "LARGE_BYTES", LARGE_BYTES)
         patch.setattr(replay_module, "LARGE_BYTES", LARGE_BYTES)
-        patch.setattr(replay_module, "BATCH_BYTES", 100)
+        patch.setattr(fill, "BATCH_BYTES", 100)
         patch.setattr(replay_module, "DIRECT_COLLECTIONS_MAX", 1)
         yield
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from pitr.domain.change import Change, Op
 from pitr.domain.columnar import encoding
 from pitr.domain.columnar.encoding import row_groups
+from pitr.domain.columnar.facts import facts_of
 from pitr.domain.columnar.footers import Footer
 from pitr.domain.columnar.names import safe_name, segment_name, snapshot_name
 from pitr.domain.columnar.rows import changes_of, tail_table
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
-from pitr.domain.columnar.segment import SegmentWriter, encode_segment, facts_of, write_files
+from pitr.domain.columnar.segment import SegmentWriter, encode_segment, write_files
 from tests.domain.columnar.builders import change
 
 EXACT = [
