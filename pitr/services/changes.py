@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pitr.domain.change import Change
-from pitr.domain.columnar.probe import changes_between
+from pitr.domain.columnar.scan import changes_between
 from pitr.domain.log import LogView
 from pitr.services.archive import Archive
 

@@ -7,12 +7,8 @@ from dataclasses import replace
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.change import Change
-from pitr.domain.columnar.probe import (
-    change_at,
-    neighbours,
-    transaction_changes,
-    transactions_between,
-)
+from pitr.domain.columnar.probe import change_at, transactions_between
+from pitr.domain.columnar.scan import neighbours, transaction_changes
 from pitr.domain.errors import NotFound, TargetBeyondWatermark
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef

@@ -40,7 +40,7 @@ _RowOp = Literal["create", "update", "patch", "read", "delete"]
 class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     collection: str
     key: msgspec.Raw
-    op: _RowOp | None | msgspec.UnsetType = msgspec.UNSET
+    op: _RowOp | msgspec.UnsetType | None = msgspec.UNSET
     after: msgspec.Raw = ABSENT_JSON
     before: msgspec.Raw = ABSENT_JSON
     at: str | int | None = _ABSENT
@@ -146,7 +146,7 @@ def _all_simple(keys: pa.Array) -> bool:
     return bool(pc.all(pc.match_substring_regex(keys, CANONICAL_SIMPLE)).as_py())
 
 
-def _op_column(ops: Sequence[str | None | msgspec.UnsetType], after: Documents) -> pa.Array:
+def _op_column(ops: Sequence[str | msgspec.UnsetType | None], after: Documents) -> pa.Array:
     said = list(zip(ops, after.firsts(), strict=True))
     try:
         actual = {each: _OP_OF[each] for each in set(said)}
