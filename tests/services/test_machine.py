@@ -69,7 +69,7 @@ def row(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-CRASH = st.none() | st.none() | st.tuples(st.integers(0, 9), st.booleans())
+CRASH = st.none() | st.tuples(st.integers(0, 7), st.booleans())
 """Before or after which call of the operation the process dies, if it does."""
 
 
@@ -175,8 +175,9 @@ class Machine(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(self.sent))
         self.survive(self.world.append(replace(one, resume=True)), crash)
 
-    @rule(crash=CRASH)
-    def seal(self, crash: Any) -> None:
+    @rule(lane=LANE, rows=rows(count_max=2), crash=CRASH)
+    def seal(self, lane: str, rows: list[dict[str, Any]], crash: Any) -> None:
+        self.send(self.batch_of(lane, rows), None)
         self.survive(self.world.sealer.seal(self.log, force=True), crash)
 
     @rule(crash=CRASH)

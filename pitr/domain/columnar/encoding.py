@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import pyarrow as pa
@@ -22,23 +23,36 @@ ROW_GROUP_BYTES_MAX: Final = 32 * 1024 * 1024
 """Documents and keys of a row group, uncompressed. A reader holds one row group at the most; only
 a single row that is larger by itself makes a larger group."""
 
-PAGE_ROWS_MAX: Final = 1_024
 PAGE_ROWS_MIN: Final = 16
-PAGE_BYTES: Final = 512 * 1024
-"""Pages have as many rows as take about this many bytes in the widest column, in all columns the
-same: then the pages of all columns begin with the same rows, and a row is one page of each."""
+PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A page of many long documents ends here, whatever its number of rows."""
 
 WRITE_BATCH_ROWS: Final = 256
 """How often a page is looked at whether it is full."""
 
-PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""A page of many long documents ends here even so."""
 
-LEVEL_FAST: Final = 1
-"""zstd level of what capture waits for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How tightly a file is packed: zstd level and page size.
 
-LEVEL_SMALL: Final = 6
-"""zstd level of what is written once in the background: compaction and snapshots."""
+    Larger pages compress better and take longer to find one row in. All columns have pages of the
+    same rows: ``page_rows_max``, or as many as take ``page_bytes`` in the widest column. Then a
+    row is one page of each.
+    """
+
+    level: int
+    page_rows_max: int
+    page_bytes: int
+
+
+FAST: Final = Packing(level=1, page_rows_max=1_024, page_bytes=512 * 1024)
+"""What capture waits for: 0.8 M changes/s."""
+
+SMALL: Final = Packing(level=9, page_rows_max=4_096, page_bytes=2 * 1024 * 1024)
+"""What is written once and kept: a tenth to a fifth smaller, 0.2 M changes/s."""
+
+SNAPSHOT: Final = Packing(level=3, page_rows_max=4_096, page_bytes=2 * 1024 * 1024)
+"""What is written often and kept for a while: 1 M rows/s."""
 
 SORT_KEYS: Final = (("collection", "ascending"), ("key", "ascending"), ("seq", "ascending"))
 DOCUMENTS: Final = ("after", "before", "unchanged", "meta")
@@ -47,14 +61,16 @@ _DICTIONARY = ["collection", "op", "lane"]
 _DELTA = ("seq", "at_us", "commit_us", "recorded_us", "position")
 
 
-def open_writer(where: object, *, kind: Kind, level: int, sample: pa.Table) -> pq.ParquetWriter:
+def open_writer(
+    where: object, *, kind: Kind, packing: Packing, sample: pa.Table
+) -> pq.ParquetWriter:
     """Open a Parquet writer with the options of the format, for rows like those of ``sample``."""
-    page_rows = _page_rows(sample)
+    page_rows = _page_rows(sample, packing)
     return pq.ParquetWriter(
         where,
         CHANGE_SCHEMA.with_metadata({"pitr.format": str(FILE_FORMAT), "pitr.kind": kind}),
         compression="zstd",
-        compression_level=level,
+        compression_level=packing.level,
         use_dictionary=_DICTIONARY,
         column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
         data_page_size=PAGE_BYTES_MAX,
@@ -91,10 +107,10 @@ def document_bytes_max(table: pa.Table) -> int:
     return max(int(pc.max(pc.binary_length(table[name])).as_py() or 0) for name in DOCUMENTS)
 
 
-def _page_rows(sample: pa.Table) -> int:
+def _page_rows(sample: pa.Table, packing: Packing) -> int:
     widest = max(pc.sum(pc.binary_length(sample[name])).as_py() or 0 for name in DOCUMENTS)
-    fitting = PAGE_BYTES * int(sample.num_rows) // max(int(widest), 1)
-    return min(max(fitting, PAGE_ROWS_MIN), PAGE_ROWS_MAX)
+    fitting = packing.page_bytes * int(sample.num_rows) // max(int(widest), 1)
+    return min(max(fitting, PAGE_ROWS_MIN), packing.page_rows_max)
 
 
 def _row_bytes(table: pa.Table) -> pa.Array:

@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pitr.domain.columnar.encoding import (
-    LEVEL_FAST,
-    LEVEL_SMALL,
+    FAST,
     ROW_GROUP_BYTES_MAX,
     ROW_GROUP_ROWS_MAX,
+    SMALL,
+    SNAPSHOT,
     SORT_KEYS,
     Kind,
+    Packing,
     finish,
     open_writer,
     row_groups,
@@ -83,14 +85,14 @@ class WrittenFile:
         )
 
 
-def encode_segment(table: pa.Table, *, level: int = LEVEL_FAST) -> EncodedSegment:
+def encode_segment(table: pa.Table, *, packing: Packing = FAST) -> EncodedSegment:
     """Sort changes and encode them as a segment. The table must not be empty.
 
     The result is in memory: the caller bounds it. Larger outputs go through ``SegmentWriter``.
     """
     assert table.num_rows, "a segment holds at least one change"
     sink = pa.BufferOutputStream()
-    writer = open_writer(sink, kind="segment", level=level, sample=table)
+    writer = open_writer(sink, kind="segment", packing=packing, sample=table)
     for group in row_groups(sorted_changes(table)):
         writer.write_table(group.cast(CHANGE_SCHEMA), row_group_size=ROW_GROUP_ROWS_MAX)
     facts = facts_of(table)
@@ -120,13 +122,13 @@ class SegmentWriter:
         folder: Path,
         *,
         kind: Kind,
-        level: int = LEVEL_SMALL,
+        packing: Packing | None = None,
         part_bytes_max: int | None = None,
     ) -> None:
         assert kind == "snapshot" or part_bytes_max is None, "a segment is one file"
         self._folder = folder
         self._kind = kind
-        self._level = level
+        self._packing = packing or (SMALL if kind == "segment" else SNAPSHOT)
         self._part_bytes_max = part_bytes_max
         self._file: _OpenFile | None = None
         self._files_count = 0
@@ -170,7 +172,7 @@ class SegmentWriter:
     def _open_file(self, piece: pa.RecordBatch) -> _OpenFile:
         if self._file is None:
             path = self._folder / f"{self._kind}-{self._files_count:06}.parquet.part"
-            self._file = _OpenFile(path, kind=self._kind, level=self._level)
+            self._file = _OpenFile(path, kind=self._kind, packing=self._packing)
             self._files_count += 1
             if self._kind == "snapshot":
                 collection = piece["collection"][0].as_py()
@@ -182,11 +184,11 @@ class SegmentWriter:
 class _OpenFile:
     """One Parquet file being written; rows wait until they fill a row group."""
 
-    def __init__(self, path: Path, *, kind: Kind, level: int) -> None:
+    def __init__(self, path: Path, *, kind: Kind, packing: Packing) -> None:
         self._path = path
         self._stream = path.open("xb")
         self._kind = kind
-        self._level = level
+        self._packing = packing
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
@@ -232,8 +234,8 @@ class _OpenFile:
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
         for group in row_groups(table):
             if self._writer is None:
-                kind, level = self._kind, self._level
-                self._writer = open_writer(self._stream, kind=kind, level=level, sample=group)
+                kind, packing = self._kind, self._packing
+                self._writer = open_writer(self._stream, kind=kind, packing=packing, sample=group)
             self._writer.write_table(group, row_group_size=ROW_GROUP_ROWS_MAX)
             self._facts = joined_facts(self._facts, facts_of(group))
 

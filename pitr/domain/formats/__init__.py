@@ -6,7 +6,8 @@ bytes, its position, a code of ``docs/quarantine.md`` and a reason that names th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -25,6 +26,9 @@ __all__ = [
     "decode_values",
     "line_count",
 ]
+
+BLOCK_BYTES: Final = 768 * 1024
+"""Lines are taken apart in blocks of this size, more or less."""
 
 _BOM = b"\xef\xbb\xbf"
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -48,13 +52,8 @@ def decode_lines(
         key_columns: The key of Debezium records that have none: these members of the row.
         collection: The collection of changes that name none.
     """
-    lines = _lines(body)
-    positions: Sequence[int] = range(position_first, position_first + len(lines))
-    if not all(lines) or any(map(bytes.isspace, lines)):
-        full = [place for place, line in enumerate(lines) if line and not line.isspace()]
-        positions = [positions[place] for place in full]
-        lines = [lines[place] for place in full]
-    return decode(Items(lines, positions), wanted=format, hints=Hints(key_columns, collection))
+    hints = Hints(key_columns, collection)
+    return decode(_items_of_lines(body, position_first), wanted=format, hints=hints)
 
 
 def decode_array(
@@ -79,7 +78,7 @@ def decode_array(
             error=error,
         ) from error
     positions = range(position_first, position_first + len(elements))
-    return decode(Items(elements, positions), wanted=format, hints=Hints(key_columns, collection))
+    return decode([Items(elements, positions)], wanted=format, hints=Hints(key_columns, collection))
 
 
 def decode_values(
@@ -102,7 +101,7 @@ def decode_values(
         collection: As in ``decode_lines``.
     """
     items = Items(values, positions, keys)
-    return decode(items, wanted=format, hints=Hints(key_columns, collection))
+    return decode([items], wanted=format, hints=Hints(key_columns, collection))
 
 
 def decode_one(
@@ -130,10 +129,31 @@ def line_count(body: bytes) -> int:
     return body.count(b"\n") + (not body.endswith(b"\n") and body not in (b"", _BOM))
 
 
-def _lines(body: bytes) -> list[bytes]:
-    lines = body.removeprefix(_BOM).split(b"\n")
+def _items_of_lines(body: bytes, position_first: int) -> Iterator[Items]:
+    for block in _blocks(body):
+        lines = _lines(block)
+        positions: Sequence[int] = range(position_first, position_first + len(lines))
+        position_first += len(lines)
+        if not all(lines) or any(map(bytes.isspace, lines)):
+            full = [place for place, line in enumerate(lines) if line and not line.isspace()]
+            positions = [positions[place] for place in full]
+            lines = [lines[place] for place in full]
+        yield Items(lines, positions)
+
+
+def _blocks(body: bytes) -> Iterator[bytes]:
+    """Cut a body into whole lines, not too many at once: their copies fit a processor's cache."""
+    first = len(_BOM) if body.startswith(_BOM) else 0
+    while first < len(body):
+        end = body.find(b"\n", first + BLOCK_BYTES) + 1 or len(body)
+        yield body[first:end]
+        first = end
+
+
+def _lines(block: bytes) -> list[bytes]:
+    lines = block.split(b"\n")
     if not lines[-1]:
         lines.pop()
-    if b"\r" in body:
+    if b"\r" in block:
         return [line.removesuffix(b"\r") for line in lines]
     return lines

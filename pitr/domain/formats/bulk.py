@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from functools import cached_property
-from itertools import accumulate, pairwise
+from functools import cached_property, lru_cache
+from itertools import accumulate, chain, pairwise
 from operator import itemgetter
 from typing import Any, Final
 
@@ -24,6 +24,9 @@ BYTES_MAX: Final = 512 * 1024 * 1024
 
 ABSENT_JSON: Final = msgspec.Raw(b"")
 """The default of a field that holds any JSON; no JSON text is empty."""
+
+ALIKE_NAMES_MAX: Final = 256
+"""Objects with more names are read as dicts; a struct for them would be large to keep."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -113,6 +116,33 @@ def require_distinct_names(blob: bytes, items: Sequence[bytes], names_count: int
         raise Unsure
 
 
+def positions_column(positions: Sequence[int]) -> pa.Array:
+    """Give the positions; those of lines that follow each other are never made one by one."""
+    if isinstance(positions, range):
+        return pa.arange(positions.start, positions.stop, positions.step)
+    return pa.array(positions, pa.int64())
+
+
+@lru_cache(maxsize=256)
+def _decoder_of(names: tuple[str, ...]) -> msgspec.json.Decoder[Any] | None:
+    """Make a decoder of objects that have exactly these names, which is faster than one of dicts.
+
+    None where it takes such names for no field's.
+    """
+    fields = [f"field_{place}" for place in range(len(names))]
+    try:
+        row = msgspec.defstruct(
+            "Row",
+            [(field, msgspec.Raw) for field in fields],
+            rename=dict(zip(fields, names, strict=True)),
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        return msgspec.json.Decoder(row)
+    except (TypeError, ValueError):
+        return None
+
+
 class Documents:
     """One column of JSON values, byte for byte, one after the other; absent ones are empty."""
 
@@ -160,13 +190,30 @@ class Documents:
 
     def repeat_no_name(self) -> bool:
         """Tell quickly whether no object repeats a name, at any level; False is not certain."""
-        return is_shortest(self.objects, len(self.object_texts)) and not self._inner_repeat()
+        if not self.object_texts:
+            return True
+        rows = self._alike() or self.objects
+        return is_shortest(rows, len(self.object_texts)) and not self._inner_repeat(rows)
 
-    def _inner_repeat(self) -> bool:
+    def _alike(self) -> list[Any]:
+        """Give the objects as structs, if all have the names that the first one has; else none."""
+        first = _members.decode(self.joined[: self.ends[1]]) if self.objects_only else {}
+        decoder = _decoder_of(tuple(first)) if 0 < len(first) <= ALIKE_NAMES_MAX else None
+        if decoder is None:
+            return []
+        try:
+            return decoder.decode_lines(self.joined)
+        except msgspec.ValidationError:
+            return []
+
+    def _inner_repeat(self, rows: list[Any]) -> bool:
         # Every object within an object has its own brace, and names stand only in objects.
-        if self.object_texts.count(b"{") == len(self.objects):
+        if self.object_texts.count(b"{") == len(rows):
             return False
-        texts = [text for each in self.objects for text in map(bytes, each.values())]
+        values = (
+            each.values() if type(each) is dict else msgspec.structs.astuple(each) for each in rows
+        )
+        texts = map(bytes, chain.from_iterable(values))
         inner = b",".join([text for text in texts if text.startswith((b"{", b"["))])
         return first_duplicate(b"[" + inner + b"]") is not None
 

@@ -19,6 +19,7 @@ from pitr.domain.formats.bulk import (
     Documents,
     Unsure,
     decoded,
+    positions_column,
     require_distinct_names,
 )
 from pitr.domain.formats.debezium import OPS, tx_of, tx_text, unwrapped_key
@@ -102,7 +103,7 @@ def table_of_items(
             rows.before.column(),
             nothing,
             pa.array(rows.commits_us(), pa.int64()),
-            pa.array(positions, pa.int64()),
+            positions_column(positions),
             pa.array(rows.txs(), pa.string()),
             nothing,
             nothing,

@@ -5,9 +5,10 @@ A flawed input goes to quarantine and costs its neighbours nothing but time (inv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ Format = Literal["native", "debezium", "auto"]
 
 # A chunk is read at once. One that holds a flaw is read again in small ones, and only the small
 # one that holds it is read one by one: a flaw costs about one chunk more, however many there are.
-CHUNK_ITEMS = 2048
+CHUNK_ITEMS = 4096
 CHUNK_ITEMS_SMALL = 64
 CHUNK_BYTES_MAX = 64 * 1024 * 1024
 
@@ -51,11 +52,11 @@ class Items:
         return zip(self.values, self.positions, keys, strict=True)
 
 
-def decode(items: Items, *, wanted: Format, hints: Hints) -> Decoded:
+def decode(inputs: Iterable[Items], *, wanted: Format, hints: Hints) -> Decoded:
     """Decode all of them, in order."""
     tables: list[pa.Table] = []
     quarantined: list[Quarantined] = []
-    for chunk in items.chunks(CHUNK_ITEMS):
+    for chunk in chain.from_iterable(items.chunks(CHUNK_ITEMS) for items in inputs):
         _decode_chunk(chunk, wanted, hints, tables, quarantined)
     changes = pa.concat_tables(tables) if tables else DRAFT_SCHEMA.empty_table()
     return Decoded(changes=changes, quarantined=tuple(quarantined))

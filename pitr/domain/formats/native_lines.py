@@ -20,6 +20,7 @@ from pitr.domain.formats.bulk import (
     Unsure,
     decoded,
     is_shortest,
+    positions_column,
     require_distinct_names,
 )
 from pitr.domain.formats.draft import table_of_columns
@@ -101,7 +102,7 @@ def table_of_items(items: Sequence[bytes], positions: Sequence[int]) -> pa.Table
             documents[1].column(),
             pa.nulls(len(lines), pa.string()),
             _time_column(at),
-            pa.array(positions, pa.int64()),
+            positions_column(positions),
             _text_column(tx),
             _text_column(actor),
             _text_column(reason),
@@ -147,12 +148,14 @@ def _all_simple(keys: pa.Array) -> bool:
 
 
 def _op_column(ops: Sequence[str | msgspec.UnsetType | None], after: Documents) -> pa.Array:
-    said = list(zip(ops, after.firsts(), strict=True))
+    firsts = after.firsts()
     try:
-        actual = {each: _OP_OF[each] for each in set(said)}
+        actual = {said: _OP_OF[said] for said in set(zip(ops, firsts, strict=True))}
     except KeyError as error:
         raise Unsure from error
-    return pa.array(map(actual.__getitem__, said), pa.string())
+    if all(op == meant for (op, _), meant in actual.items()):
+        return pa.array(ops, pa.string())
+    return pa.array(map(actual.__getitem__, zip(ops, firsts, strict=True)), pa.string())
 
 
 def _time_column(values: Sequence[str | int | None]) -> pa.Array:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.domain.change import Change, Op
+from pitr.domain.columnar.encoding import FAST, Packing
 from pitr.domain.columnar.replay import Replay, ReplayInput
 from pitr.domain.columnar.rows import changes_of, tail_table
 from pitr.domain.columnar.segment import SegmentWriter, encode_segment, write_files
@@ -30,9 +31,9 @@ def change(seq: int, key: str = '{"id":1}', op: Op = Op.UPDATE, **given: Any) ->
     return Change(seq=seq, key="" if op == Op.TRUNCATE else key, op=op, **(fields | given))
 
 
-def segment_file(folder: Path, changes: Sequence[Change]) -> Path:
+def segment_file(folder: Path, changes: Sequence[Change], *, packing: Packing = FAST) -> Path:
     """Write changes as a segment."""
-    encoded = encode_segment(tail_table(changes))
+    encoded = encode_segment(tail_table(changes), packing=packing)
     path = folder / f"{encoded.facts.seq_first:020}-{encoded.sha256[:16]}.parquet"
     path.write_bytes(encoded.body)
     return path

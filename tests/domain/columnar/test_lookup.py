@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pitr.domain.change import Change, Op
 from pitr.domain.columnar import encoding
+from pitr.domain.columnar.encoding import Packing
 from pitr.domain.columnar.footers import Footer, FooterCache
 from pitr.domain.columnar.lookup import row_history
 from pitr.domain.columnar.rows import tail_table
@@ -45,12 +46,12 @@ def test_history_equals_a_filter_over_everything(data: st.DataObject) -> None:
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "ROW_GROUP_ROWS_MAX", 7)
-        patch.setattr(encoding, "PAGE_ROWS_MAX", 2)
+        packing = Packing(level=1, page_rows_max=2, page_bytes=1 << 20)
         patch.setattr(encoding, "PAGE_ROWS_MIN", 2)
         patch.setattr(encoding, "WRITE_BATCH_ROWS", 1)
         patch.setattr(encoding, "PAGE_BYTES_MAX", data.draw(st.sampled_from([100, 1 << 20])))
         parts = [part for part in (changes[:first], changes[first:second]) if part]
-        paths = [segment_file(folder, part) for part in parts]
+        paths = [segment_file(folder, part, packing=packing) for part in parts]
     tail = tail_table(changes[second:])
     footers = FooterCache()
     for collection, key in {*data.draw(st.lists(st.sampled_from(ROWS))), ("a", ""), ("z", "x")}:
