@@ -10,23 +10,29 @@ import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pitr.domain.columnar.encoding import SORT_KEYS
+from pitr.domain.columnar.encoding import FAST, SORT_KEYS
+from pitr.domain.columnar.engine import PROCESS_BYTES
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.columnar.segment import SegmentWriter, WrittenFile, write_files
 from pitr.domain.errors import DataLoss
 
-STEP_BYTES_MAX: Final = 2 * 1024 * 1024
+STEP_BYTES: Final = 1024 * 1024
 """About what a file's batch takes in memory; a single larger row makes a larger one."""
 
-MEMORY_BYTES: Final = 512 * 1024 * 1024
-
 STEP_ROWS: Final = 8_192
+
+READ_BYTES: Final = 64 * 1024
+"""What is read of a column at once; not the whole column of a row group."""
+
+FILE_BYTES: Final = 12 * 1024 * 1024
+"""What a file that is being read takes in all: a batch, and buffers and pages of each column."""
 
 Place = tuple[str, str, int]
 
@@ -35,8 +41,8 @@ def merge_segments(
     paths: Sequence[Path],
     writer: SegmentWriter,
     *,
-    memory_bytes: int = MEMORY_BYTES,
-    spill_folder: Path | None = None,
+    memory_bytes: int,
+    spill_folder: Path,
     threads: int = 1,
 ) -> WrittenFile:
     """Merge segments that cover seqs without holes into one, in bounded memory.
@@ -44,16 +50,19 @@ def merge_segments(
     Args:
         paths: Local segment files.
         writer: A fresh writer of a segment.
-        memory_bytes: Budget of the whole process; the batches of all files share an eighth of it.
-        spill_folder: Not used: a merge of sorted files needs no room.
+        memory_bytes: Budget of the whole process. More files than it has room for are merged in
+            several passes.
+        spill_folder: Where these put their files.
         threads: Not used: one file is written, by one thread.
 
     Raises:
         DataLoss: A file cannot be read, or the changes have a hole or a double.
     """
-    del spill_folder, threads
-    step_bytes = min(memory_bytes // 8 // len(paths), STEP_BYTES_MAX)
-    (written,) = write_files(writer, merged(paths, step_bytes=step_bytes))
+    del threads
+    files_max = max((memory_bytes - PROCESS_BYTES) // FILE_BYTES, 2)
+    with TemporaryDirectory(prefix="merge-", dir=spill_folder) as folder:
+        fewer = _merged_to_fewer(paths, files_max=files_max, folder=Path(folder))
+        (written,) = write_files(writer, merged(fewer))
     facts = written.facts
     if facts.row_count != facts.seq_end - facts.seq_first:
         raise DataLoss(
@@ -65,7 +74,19 @@ def merge_segments(
     return written
 
 
-def merged(paths: Sequence[Path], *, step_bytes: int = STEP_BYTES_MAX) -> Iterator[pa.RecordBatch]:
+def _merged_to_fewer(paths: Sequence[Path], *, files_max: int, folder: Path) -> Sequence[Path]:
+    """Merge files of neighbours until there are at most ``files_max``."""
+    while len(paths) > files_max:
+        groups = [paths[at : at + files_max] for at in range(0, len(paths), files_max)]
+        folder = folder / "next"
+        folder.mkdir()
+        writer = SegmentWriter(folder, kind="segment", packing=FAST)
+        written = [next(write_files(writer, merged(group))) for group in groups]
+        paths = [file.path for file in written]
+    return paths
+
+
+def merged(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     """Yield the changes of sorted files in (collection, key, seq) order.
 
     Raises:
@@ -73,7 +94,7 @@ def merged(paths: Sequence[Path], *, step_bytes: int = STEP_BYTES_MAX) -> Iterat
     """
     try:
         with ExitStack() as stack:
-            cursors = [_Cursor(stack.enter_context(_opened(path)), step_bytes) for path in paths]
+            cursors = [_Cursor(stack.enter_context(_opened(path))) for path in paths]
             while cursors := [cursor for cursor in cursors if cursor.batch is not None]:
                 bound = min(cursor.last() for cursor in cursors)
                 taken = [cursor.take(bound) for cursor in cursors]
@@ -85,8 +106,8 @@ def merged(paths: Sequence[Path], *, step_bytes: int = STEP_BYTES_MAX) -> Iterat
 class _Cursor:
     """The rows of one file that were not taken yet; ``batch`` is None after the last."""
 
-    def __init__(self, file: pq.ParquetFile, step_bytes: int) -> None:
-        self._batches = _batches(file, step_bytes)
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._batches = _batches(file)
         self.batch: pa.RecordBatch | None = next(self._batches, None)
 
     def last(self) -> Place:
@@ -104,14 +125,16 @@ class _Cursor:
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+    return pq.ParquetFile(
+        path, pre_buffer=False, buffer_size=READ_BYTES, page_checksum_verification=True
+    )
 
 
-def _batches(file: pq.ParquetFile, step_bytes: int) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     # One row group at a time: a batch over several could hold many long documents.
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        fitting = step_bytes * group.num_rows // max(group.total_byte_size, 1)
+        fitting = STEP_BYTES * group.num_rows // max(group.total_byte_size, 1)
         rows = min(max(fitting, 1), STEP_ROWS)
         for batch in file.iter_batches(rows, row_groups=[number], use_threads=False):
             yield batch.cast(CHANGE_SCHEMA)

@@ -82,20 +82,22 @@ def _require_shallow(items: Sequence[bytes]) -> None:
 def is_shortest(values: Sequence[Any], bytes_count: int) -> bool:
     """Tell whether objects were written in as few bytes as possible; then none repeats a name.
 
-    The encoder writes the members that the decoder kept, with no white space, the names and texts
-    in their shortest spelling, the numbers in theirs, and each ``Raw`` as it came: no text that
-    decodes to this object is shorter. A name that stands twice was kept once, so its text is longer
-    by the other member at least. Each text being that long or longer, their sum tells of each.
+    The encoder writes the members that the decoder kept: no white space, each name and string in
+    its shortest spelling, each integer in its only one (but for -0, which is longer than 0), each
+    ``Raw`` as it came. So no text of these members is shorter. Where a name stands twice the
+    decoder kept one member of the two, and the text is longer by the other at least. As no text is
+    shorter than what is written for it, the sums are equal only where all of them are.
 
     Args:
-        values: What was decoded: dicts of ``Raw``, or structs with no unknown fields that omit
-            their defaults. What is inside a ``Raw`` is not looked at.
-        bytes_count: How long their texts were together, without what was between them.
+        values: What was decoded: dicts of ``Raw``, or structs without other fields than these,
+            of strings, integers and ``Raw``, that omit their defaults. Inside of a ``Raw`` a name
+            may still be repeated.
+        bytes_count: How long their texts are together, without what is between them.
     """
     try:
         return len(_encode_lines(values)) - len(values) == bytes_count
     except (msgspec.MsgspecError, ValueError, OverflowError):
-        return False  # An integer that the encoder does not take.
+        return False  # An integer may be too long to be written.
 
 
 def require_distinct_names(blob: bytes, items: Sequence[bytes], names_count: int) -> None:
@@ -125,9 +127,10 @@ def positions_column(positions: Sequence[int]) -> pa.Array:
 
 @lru_cache(maxsize=256)
 def _decoder_of(names: tuple[str, ...]) -> msgspec.json.Decoder[Any] | None:
-    """Make a decoder of objects that have exactly these names, which is faster than one of dicts.
+    """Make a decoder of objects with exactly these names; it is faster than that of dicts.
 
-    None where it takes such names for no field's.
+    Only where its input holds each of them once, which it does not check, ``is_shortest`` is true
+    of what it makes. None where a struct cannot have such names.
     """
     fields = [f"field_{place}" for place in range(len(names))]
     try:
@@ -141,6 +144,22 @@ def _decoder_of(names: tuple[str, ...]) -> msgspec.json.Decoder[Any] | None:
         return msgspec.json.Decoder(row)
     except (TypeError, ValueError):
         return None
+
+
+def columns_of(rows: Sequence[Any]) -> list[list[Any]]:
+    """Give the values of structs of one kind, field by field."""
+    # One list that is sliced needs no thousands of iterators, as zip(*…) would.
+    flat = list(chain.from_iterable(map(msgspec.structs.astuple, rows)))
+    width = len(rows[0].__struct_fields__)
+    return [flat[field::width] for field in range(width)]
+
+
+def _repeats_inside(values: Sequence[msgspec.Raw]) -> bool:
+    """Tell whether any of these valid JSON values repeats a name."""
+    if b"{" not in b"".join(values):
+        return False
+    nested = [text for text in map(bytes, values) if text[0] in b"{[" and b"{" in text]
+    return first_duplicate(b"[" + b",".join(nested) + b"]") is not None
 
 
 class Documents:
@@ -210,12 +229,9 @@ class Documents:
         # Every object within an object has its own brace, and names stand only in objects.
         if self.object_texts.count(b"{") == len(rows):
             return False
-        values = (
-            each.values() if type(each) is dict else msgspec.structs.astuple(each) for each in rows
-        )
-        texts = map(bytes, chain.from_iterable(values))
-        inner = b",".join([text for text in texts if text.startswith((b"{", b"["))])
-        return first_duplicate(b"[" + inner + b"]") is not None
+        if type(rows[0]) is dict:
+            return _repeats_inside(list(chain.from_iterable(map(dict.values, rows))))
+        return any(map(_repeats_inside, columns_of(rows)))
 
     def texts(self) -> pa.Array:
         """Give the values as they are; the whole input is known to be UTF-8."""

@@ -58,7 +58,8 @@ def decode(inputs: Iterable[Items], *, wanted: Format, hints: Hints) -> Decoded:
     quarantined: list[Quarantined] = []
     for chunk in chain.from_iterable(items.chunks(CHUNK_ITEMS) for items in inputs):
         _decode_chunk(chunk, wanted, hints, tables, quarantined)
-    changes = pa.concat_tables(tables) if tables else DRAFT_SCHEMA.empty_table()
+    # As one chunk it is cheap to pickle and to work with.
+    changes = pa.concat_tables(tables).combine_chunks() if tables else DRAFT_SCHEMA.empty_table()
     return Decoded(changes=changes, quarantined=tuple(quarantined))
 
 

@@ -6,8 +6,7 @@ It gives exactly what ``native.draft_of`` gives for each of its items, or gives 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -18,6 +17,7 @@ from pitr.domain.formats.bulk import (
     ABSENT_JSON,
     Documents,
     Unsure,
+    columns_of,
     decoded,
     is_shortest,
     positions_column,
@@ -81,7 +81,7 @@ def table_of_items(items: Sequence[bytes], positions: Sequence[int]) -> pa.Table
     """
     blob = b"\n".join(items)
     lines = decoded(blob, items, _lines)
-    collection, key, op, after, before, at, tx, actor, reason, meta = _columns(lines)
+    collection, key, op, after, before, at, tx, actor, reason, meta = columns_of(lines)
     documents = [Documents(each) for each in (after, before, meta)]
     keys = Documents(key)
     if not (
@@ -111,16 +111,8 @@ def table_of_items(items: Sequence[bytes], positions: Sequence[int]) -> pa.Table
     )
 
 
-def _columns(lines: Sequence[_Line]) -> list[list[Any]]:
-    """Give the values of each field. One list that is sliced needs no thousands of iterators."""
-    flat = list(chain.from_iterable(map(msgspec.structs.astuple, lines)))
-    width = len(_Line.__struct_fields__)
-    return [flat[field::width] for field in range(width)]
-
-
 def _collection_column(values: Sequence[str]) -> pa.Array:
-    different = set(values)
-    for value in different:
+    for value in set(values):
         if not value or "\0" in value or len(value.encode()) > COLLECTION_BYTES_MAX:
             raise Unsure
     return pa.array(values, pa.string())

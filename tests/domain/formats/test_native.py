@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pitr.domain.batch import Decoded
-from pitr.domain.change import COLLECTION_BYTES_MAX, DOCUMENT_BYTES_MAX, KEY_BYTES_MAX
+from pitr.domain.change import (
+    COLLECTION_BYTES_MAX,
+    DOCUMENT_BYTES_MAX,
+    KEY_BYTES_MAX,
+    Quarantined,
+)
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.duplicates import DEPTH_MAX
 from pitr.domain.errors import InvalidRequest
 from pitr.domain.formats import (
+    BLOCK_BYTES,
     decode_array,
     decode_lines,
     decode_one,
     decode_values,
     line_count,
 )
+from pitr.domain.formats.bulk import is_shortest
 from pitr.domain.formats.decode import Items, _table_at_once
 from pitr.domain.formats.fields import TEXT_BYTES_MAX
 
@@ -149,6 +157,7 @@ def test_op_and_after(fields: dict[str, Any], op: str, after: str | None) -> Non
         ({"at": "soon"}, "bad_time", "at"),
         ({"at": ""}, "bad_time", "at"),
         ({"at": 1.5}, "wrong_type", "at"),
+        ({"at": 5.0}, "wrong_type", "at"),
         ({"at": 1e300}, "wrong_type", "at"),
         ({"at": True}, "wrong_type", "at"),
         ({"at": {}}, "wrong_type", "at"),
@@ -438,14 +447,140 @@ def test_many_at_once_give_what_each_gives(
 ) -> None:
     body = b"\n".join(many)
     together = decode_lines(body, format=wanted, position_first=position_first)
-    rows, quarantined = [], []
+    rows, quarantined = one_by_one(body, wanted, position_first)
+    assert together.changes.to_pylist() == rows
+    assert list(together.quarantined) == quarantined
+
+
+def one_by_one(
+    body: bytes, wanted: Any, position_first: int
+) -> tuple[list[dict[str, Any]], list[Quarantined]]:
+    rows: list[dict[str, Any]] = []
+    quarantined: list[Quarantined] = []
     for place, line in enumerate(body.split(b"\n")):
         if line.strip():
             one = decode_one(line, format=wanted, position=position_first + place)
             rows += one.changes.to_pylist()
             quarantined += one.quarantined
+    return rows, quarantined
+
+
+Members = list[tuple[str, str]]
+"""Names as they are spelled, quotes and all, each with its value; a name may stand twice."""
+
+NAMES = ['"id"', '"n"', '"\\u006e"', '"é"', '"\\u00e9"', '"\\""', '""']
+spelled = st.sampled_from(NAMES)
+scalars = st.sampled_from(["1", "-0", '"x"', '"{"', '"\\":"', '"[{"', "null", "true", "[]", "{}"])
+
+
+def object_text(members: Members, separators: tuple[str, str] = (",", ":")) -> str:
+    comma, colon = separators
+    return "{" + comma.join(name + colon + value for name, value in members) + "}"
+
+
+inner_values = st.lists(st.tuples(spelled, scalars), max_size=2).map(object_text)
+members_lists = st.lists(
+    st.tuples(spelled, scalars | inner_values | inner_values.map(lambda each: f"[{each}]")),
+    max_size=4,
+)
+
+
+@st.composite
+def mostly_alike(draw: st.DrawFn) -> list[bytes]:
+    """Changes that only names tell apart: whether one is repeated, or missing, or another."""
+    shape = draw(members_lists)
+    separators = draw(st.sampled_from([(",", ":"), (",", ":"), (",", ":"), (", ", ": ")]))
+    many = []
+    for _ in range(draw(st.integers(4, 7))):
+        after = draw(members_lists) if draw(st.integers(0, 7)) == 7 else list(shape)
+        change = [('"collection"', '"c"'), ('"key"', '{"id":1}')]
+        change += [('"after"', object_text(after, separators))]
+        if draw(st.booleans()):
+            change += [(draw(st.sampled_from(['"before"', '"meta"'])), draw(inner_values))]
+        change += [('"tx"', draw(st.sampled_from(['"t"', '"\\u0074"', '"é"', "null"])))]
+        if draw(st.integers(0, 9)) == 9:
+            change.append(draw(st.sampled_from([*change, ('"at"', "-0"), ('"at"', "5")])))
+        many.append(object_text(change, separators).encode())
+    return many
+
+
+@settings(deadline=None, max_examples=500)
+@given(mostly_alike())
+def test_a_repeated_name_is_found_among_changes_that_are_alike(many: list[bytes]) -> None:
+    body = b"\n".join(many)
+    together = native(body)
+    rows, quarantined = one_by_one(body, "native", 0)
     assert together.changes.to_pylist() == rows
     assert list(together.quarantined) == quarantined
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize("place", ["after", "before", "meta", "key", ""])
+@pytest.mark.parametrize("good", ['{"a":1,"b":{"x":[{"c":2}]}}', '{"z":0}'])
+@pytest.mark.parametrize(
+    "bad",
+    ['{"a":1,"b":2,"a":3}', r'{"a":1,"\u0061":3}', '{"a":{"x":1,"x":2}}', '{"a":[{"":1,"":2}]}'],
+)
+def test_a_repeated_name_is_found_in_every_field(
+    separators: tuple[str, str], place: str, good: str, bad: str
+) -> None:
+    members = {f'"{name}"': good for name in ("after", "before", "meta")}
+    members |= {'"collection"': '"c"', '"key"': '{"a":1,"b":2}'}
+    line = object_text(list(members.items()), separators).encode()
+    other = {**members, f'"{place}"': bad} if place else members
+    flawed = object_text([*other.items(), ('"tx"', '"t"')], separators).encode()
+    if not place:
+        flawed = flawed[:-1] + b',"tx":"t"}'
+    decoded = native(b"\n".join([line, line, flawed, line, line]))
+    assert decoded.changes["position"].to_pylist() == [0, 1, 3, 4]
+    assert [q.code for q in decoded.quarantined] == ["duplicate_name"]
+
+
+def test_what_the_encoder_writes_is_never_longer_than_what_it_read() -> None:
+    """The claim that ``is_shortest`` rests on, for every character there is."""
+    for code in range(0x80):
+        spellings = [msgspec.json.encode(chr(code)), f'"\\u{code:04x}"'.encode()]
+        spellings += [b'"\\%c"' % each for each in b'"\\/bfnrt'] + [b'"%c"' % code]
+        lengths = {len(each) for each in spellings if _reads_as(each, chr(code))}
+        assert len(spellings[0]) == min(lengths)
+    others = "".join(map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x110000)]))
+    assert len(msgspec.json.encode(others)) == len(others.encode()) + 2
+
+
+def _reads_as(text: bytes, value: str) -> bool:
+    try:
+        return bool(msgspec.json.decode(text) == value)
+    except msgspec.DecodeError:
+        return False
+
+
+def test_only_the_shortest_text_without_a_repeated_name_is_shortest() -> None:
+    members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+    def holds(text: bytes) -> bool:
+        return is_shortest([members.decode(text)], len(text))
+
+    assert holds(b"{}")
+    assert holds('{"a":1,"é":{ "x" : 1 }}'.encode())
+    assert not holds(b'{"a":1,"a":1}')
+    assert not holds(rb'{"a":1,"\u0061":1}')
+    assert not holds(b'{"a":1, "b":1}')
+    assert not holds(rb'{"\u00e9":1}')
+
+
+def test_lines_of_many_blocks_keep_their_positions() -> None:
+    many = [raw_after(f'{{"n":{n},"pad":"{"x" * 500}"}}') for n in range(3 * BLOCK_BYTES // 500)]
+    many[2000] = b""
+    many[3000] = b"garbage"
+    for end in (b"\n", b"\r\n"):
+        decoded = native(b"\xef\xbb\xbf" + end.join(many), 10)
+        good = [n for n in range(len(many)) if n not in (2000, 3000)]
+        assert decoded.changes["position"].to_pylist() == [10 + n for n in good]
+        assert decoded.changes["after"].to_pylist() == [
+            many[n].decode()[len(raw_after("")) - 1 : -1] for n in good
+        ]
+        assert [q.position for q in decoded.quarantined] == [3010]
+        assert decoded.changes["after"].num_chunks == 1
 
 
 @settings(deadline=None)
