@@ -94,7 +94,7 @@ class FakeState:
         self._fail_after = fail_after
         self._read: set[str] = set()
 
-    def rows(self, collection: str) -> Iterator[pa.RecordBatch]:
+    def rows(self, collection: str, *, documents_only: bool = False) -> Iterator[pa.RecordBatch]:
         assert collection not in self._read, "each collection can be read once"
         self._read.add(collection)
         rows = self._rows[collection]

@@ -93,10 +93,11 @@ class RestorableState(Protocol):
     counts: Mapping[str, int]
     """Living rows by collection, names sorted; collections that exist but are empty count 0."""
 
-    def rows(self, collection: str) -> Iterator[pa.RecordBatch]:
+    def rows(self, collection: str, *, documents_only: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield the collection's rows in key order; batches have ``CHANGE_SCHEMA``.
 
-        Blocking: call it in a thread.
+        With ``documents_only`` the order is any, and only collection, key, op and ``after`` count:
+        less is read. Blocking: call it in a thread.
         """
         ...
 

@@ -81,8 +81,7 @@ def _merged_to_fewer(paths: Sequence[Path], *, files_max: int, folder: Path) -> 
         folder = folder / "next"
         folder.mkdir()
         writer = SegmentWriter(folder, kind="segment", packing=FAST)
-        written = [next(write_files(writer, merged(group))) for group in groups]
-        paths = [file.path for file in written]
+        paths = [file.path for group in groups for file in write_files(writer, merged(group))]
     return paths
 
 

@@ -111,12 +111,15 @@ class Replay:
         """Yield every row in (collection, key) order; batches have ``CHANGE_SCHEMA``."""
         return self._rows(None)
 
-    def rows(self, collection: str) -> Iterator[pa.RecordBatch]:
-        """Yield the collection's rows in key order; batches have ``CHANGE_SCHEMA``."""
+    def rows(self, collection: str, *, documents_only: bool = False) -> Iterator[pa.RecordBatch]:
+        """Yield the collection's rows in key order; batches have ``CHANGE_SCHEMA``.
+
+        With ``documents_only`` the order is any and only collection, key, op and ``after`` count.
+        """
         if not self.counts.get(collection):
             return iter(())
         if len(self.counts) <= DIRECT_COLLECTIONS_MAX:
-            return self._rows(collection)
+            return self._rows(collection, documents_only=documents_only and self._large is None)
         if self._spool is None:
             self._spool = Spool(self._engine.folder / "spool", self.all_rows())
         return self._spool.rows(collection)
@@ -195,10 +198,17 @@ class Replay:
             if collection is None or part.touches(collection):
                 yield from self._engine.stream(query(collection=collection, part=part))
 
-    def _rows(self, collection: str | None) -> Iterator[pa.RecordBatch]:
+    def _rows(
+        self, collection: str | None, *, documents_only: bool = False
+    ) -> Iterator[pa.RecordBatch]:
         has_large = self._large is not None
         chains = self._chains(collection)
-        query = partial(sql.state_rows, has_patches=self._has_patches, has_large=has_large)
+        query = partial(
+            sql.state_rows,
+            has_patches=self._has_patches,
+            has_large=has_large,
+            documents_only=documents_only,
+        )
         for batch in self._stream(query, self._state_ranges, collection):
             yield from filled(batch, chains, self._large)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from pitr.domain.columnar.engine import literal, literals, parquet
 from pitr.domain.columnar.large import LARGE_BYTES, LARGE_COLUMNS
 from pitr.domain.columnar.ranges import Range
@@ -17,6 +19,11 @@ from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.target import Cut
 
 _NARROW = "seq, collection, key, op"
+
+DOCUMENT_ONLY = ("seq", "collection", "key", "op", "after")
+"""What is read of a row that is only wanted for its document; seq finds and orders it."""
+
+UNNEEDED = tuple(f.name for f in CHANGE_SCHEMA if f.nullable and f.name not in DOCUMENT_ONLY)
 
 # The kind of a change travels in the lowest bits of its seq, so that one maximum finds both.
 _CODE = "CASE op WHEN 'delete' THEN 1 WHEN 'patch' THEN 2 ELSE 0 END"
@@ -120,16 +127,41 @@ def needed_table(*, has_patches: bool) -> str:
     return f"CREATE TABLE needed AS SELECT seq FROM living{chain}"
 
 
-def state_rows(*, has_patches: bool, has_large: bool, collection: str | None, part: Range) -> str:
-    """The living rows of a range in (collection, key) order; patched ones without ``after``."""
+def state_rows(
+    *,
+    has_patches: bool,
+    has_large: bool,
+    collection: str | None,
+    part: Range,
+    documents_only: bool = False,
+) -> str:
+    """The living rows of a range in (collection, key) order; patched ones without ``after``.
+
+    With ``documents_only`` other columns than collection, key, op and ``after`` are null, and
+    the order is any, unless there are patches: those come from a second stream in the same order.
+    """
     given = {name: f'w."{name}"' for name in CHANGE_SCHEMA.names}
+    if documents_only:
+        given |= {
+            field.name: "0::BIGINT" if field.type == pa.int64() else "''"
+            for field in CHANGE_SCHEMA
+            if field.name not in DOCUMENT_ONLY and not field.nullable
+        }
+        given |= {f.name: "NULL::VARCHAR" for f in CHANGE_SCHEMA if f.name in UNNEEDED}
     if has_patches:
         given["op"] = "CASE WHEN s.patched THEN 'update' ELSE w.op END"
         given["after"] = "CASE WHEN NOT s.patched THEN w.after END"
     del given["before"], given["unchanged"]
     columns = [f'{value} AS "{name}"' for name, value in given.items()]
     columns.append("s.patched" if has_patches else "false AS patched")
-    return _picked("living", columns, has_large=has_large, collection=collection, part=part)
+    return _picked(
+        "living",
+        columns,
+        has_large=has_large,
+        collection=collection,
+        part=part,
+        ordered=has_patches or not documents_only,
+    )
 
 
 def chain_rows(*, has_large: bool, collection: str | None, part: Range) -> str:
@@ -139,7 +171,13 @@ def chain_rows(*, has_large: bool, collection: str | None, part: Range) -> str:
 
 
 def _picked(
-    table: str, columns: list[str], *, has_large: bool, collection: str | None, part: Range
+    table: str,
+    columns: list[str],
+    *,
+    has_large: bool,
+    collection: str | None,
+    part: Range,
+    ordered: bool = True,
 ) -> str:
     chosen, scanned = part.exactly("p"), part.roughly("w")
     if collection is not None:
@@ -154,7 +192,7 @@ def _picked(
         for fact in ("offset", "bytes")
     ]
     query = _select(", ".join([*columns, *places]), source, scanned)
-    return f"{query} ORDER BY w.collection, w.key, w.seq"
+    return f"{query} ORDER BY w.collection, w.key, w.seq" if ordered else query
 
 
 def _short(name: str) -> str:

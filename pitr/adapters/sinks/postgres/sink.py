@@ -147,7 +147,7 @@ class _Restore:
         missing = sorted(names.keys() - self.tables.keys())
         for oid in parents_first(by_oid, self.foreign_keys):
             collection = by_oid[oid]
-            rows = self.state.rows(collection)
+            rows = self.state.rows(collection, documents_only=True)
             self.rows[collection] = await self.loader.fill(
                 collection, self.tables[collection], rows
             )
@@ -187,7 +187,7 @@ class _Restore:
             self.rows[collection] = 0
             self.notes.append(f"{collection}: no rows, and no table that would say its columns")
             return
-        rows = self.state.rows(collection)
+        rows = self.state.rows(collection, documents_only=True)
         table, self.rows[collection], notes = await self.loader.make(collection, name, rows)
         self.tables[collection] = table
         self.notes += notes
