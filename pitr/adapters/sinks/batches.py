@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,22 +62,28 @@ async def in_thread(work: Callable[[Check], _T]) -> _T:
         raise
 
 
+AHEAD = 4
+"""Items that a thread makes ahead of their consumer."""
+
+
 async def ahead(iterator: Iterator[_T]) -> AsyncGenerator[_T, None]:
-    """Iterate in a thread of its own, one item ahead of the consumer.
+    """Iterate in a thread of its own, a few items ahead of the consumer.
 
     Close it (``contextlib.aclosing``) to wait for the item under way: the iterator is then at rest.
     """
     loop, end = asyncio.get_running_loop(), object()
     executor = ThreadPoolExecutor(1, thread_name_prefix="sink")
-    coming = loop.run_in_executor(executor, next, iterator, end)
+    coming = deque(loop.run_in_executor(executor, next, iterator, end) for _ in range(AHEAD))
     try:
-        while (item := await coming) is not end:
-            coming = loop.run_in_executor(executor, next, iterator, end)
+        while (item := await coming.popleft()) is not end:
+            coming.append(loop.run_in_executor(executor, next, iterator, end))
             yield item  # type: ignore[misc]
     finally:
-        await asyncio.wait([coming])
-        coming.cancelled() or coming.exception()
-        executor.shutdown(wait=False)
+        for future in coming:
+            future.cancel()
+        await asyncio.to_thread(executor.shutdown, cancel_futures=True)
+        for future in coming:
+            future.cancelled() or (future.done() and future.exception())
 
 
 class Spill:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
+from pitr.domain.errors import DataLoss
 
 Kind = Literal["segment", "snapshot"]
 
@@ -80,6 +81,17 @@ def open_writer(
         write_page_checksum=True,
         sorting_columns=pq.SortingColumn.from_ordering(CHANGE_SCHEMA, list(SORT_KEYS)),
     )
+
+
+def check_format(metadata: Mapping[bytes, bytes] | None) -> None:
+    """Check that a file's footer metadata is of a format version that this code knows.
+
+    Raises:
+        DataLoss: It is another one; a newer pitr may read it.
+    """
+    found = (metadata or {}).get(b"pitr.format", b"none").decode(errors="replace")
+    if found != str(FILE_FORMAT):
+        raise DataLoss("a change file has an unknown format", expected=FILE_FORMAT, found=found)
 
 
 def finish(writer: pq.ParquetWriter, *, document_bytes_max: int) -> None:

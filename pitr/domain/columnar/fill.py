@@ -16,6 +16,17 @@ from pitr.domain.fold import patched
 BATCH_BYTES: Final = 16 * 1024 * 1024
 """A batch ends with the document that takes its long and patched documents past this."""
 
+_FILLED_FROM: Final = [
+    "seq",
+    "patched",
+    "after",
+    "after_offset",
+    "after_bytes",
+    "meta",
+    "meta_offset",
+    "meta_bytes",
+]
+
 Row = dict[str, Any]
 
 
@@ -28,8 +39,8 @@ def patched_rows(
     """
     row: Change | None = None
     for batch in batches:
-        for number in range(batch.num_rows):
-            change = _chain_change(batch, number, large)
+        for found in batch.to_pylist():
+            change = _chain_change(found, large)
             if row is not None and (row.collection, row.key) != (change.collection, change.key):
                 yield row
                 row = None
@@ -49,8 +60,9 @@ def filled(
     for name in ("after_offset", "meta_offset"):
         special = pc.or_(special, pc.is_valid(batch[name]))
     first, given, size = 0, _Given(), 0
-    for number in pc.indices_nonzero(special).to_pylist():
-        row = _row(batch, number)
+    numbers = pc.indices_nonzero(special)
+    rows = batch.select(_FILLED_FROM).take(numbers).to_pylist()
+    for number, row in zip(numbers.to_pylist(), rows, strict=True):
         after = _after(row, chains, large)
         meta = _document(row, "meta", large)
         given.add(number, after, meta)
@@ -60,11 +72,6 @@ def filled(
             first, given, size = number + 1, _Given(), 0
     if first < batch.num_rows:
         yield given.applied(batch, first=first, end=batch.num_rows)
-
-
-def _row(batch: pa.RecordBatch, number: int) -> Row:
-    row: Row = batch.slice(number, 1).to_pylist()[0]
-    return row
 
 
 def _after(row: Row, chains: Iterator[Change], large: LargeDocuments | None) -> bytes | None:
@@ -82,8 +89,7 @@ def _document(row: Row, name: str, large: LargeDocuments | None) -> bytes | None
     return row[name].encode() if row[name] is not None else None
 
 
-def _chain_change(batch: pa.RecordBatch, number: int, large: LargeDocuments | None) -> Change:
-    row = _row(batch, number)
+def _chain_change(row: Row, large: LargeDocuments | None) -> Change:
     return Change(
         seq=row["seq"],
         collection=row["collection"],

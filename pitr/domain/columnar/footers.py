@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.domain.columnar import thrift
+from pitr.domain.columnar.encoding import check_format
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.errors import DataLoss
 
@@ -184,6 +185,8 @@ def _parsed(body: bytes) -> tuple[list[bytes], list[thrift.Struct]]:
             elements = reader.encoded_structs()
         elif number == 4:
             groups = reader.values()
+        elif number == 5:
+            check_format({pair[1]: pair.get(2, b"") for pair in reader.values()})
         else:
             reader.value(kind)
     return elements[1:], groups

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pitr.domain.columnar.encoding import check_format
 from pitr.domain.columnar.engine import Engine, translated
 from pitr.domain.errors import DataLoss
 
@@ -35,9 +36,15 @@ _SCHEMA = pa.schema(
 
 
 def longest_document(path: Path) -> int:
-    """Return the length of a file's longest document, bytes, from its footer."""
+    """Return the length of a file's longest document, bytes, from its footer.
+
+    Raises:
+        DataLoss: It is no file of this format.
+    """
     try:
-        return int(pq.read_metadata(path).metadata[b"pitr.document_bytes_max"])
+        metadata = pq.read_metadata(path).metadata
+        check_format(metadata)
+        return int(metadata[b"pitr.document_bytes_max"])
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
         raise DataLoss("a footer cannot be read", path=path, reason=str(error)) from error
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pitr.domain.columnar.encoding import FAST, SORT_KEYS
+from pitr.domain.columnar.encoding import FAST, SORT_KEYS, check_format
 from pitr.domain.columnar.engine import PROCESS_BYTES
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.columnar.segment import SegmentWriter, WrittenFile, write_files
@@ -124,9 +124,11 @@ class _Cursor:
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(
+    file = pq.ParquetFile(
         path, pre_buffer=False, buffer_size=READ_BYTES, page_checksum_verification=True
     )
+    check_format(file.metadata.metadata)
+    return file
 
 
 def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:

@@ -15,9 +15,11 @@ from pitr.domain.columnar import encoding
 from pitr.domain.columnar.encoding import Packing
 from pitr.domain.columnar.footers import Footer, FooterCache
 from pitr.domain.columnar.lookup import row_history
+from pitr.domain.columnar.merge import merged
+from pitr.domain.columnar.replay import ReplayInput
 from pitr.domain.columnar.rows import tail_table
 from pitr.domain.errors import DataLoss
-from tests.domain.columnar.builders import change, segment_file
+from tests.domain.columnar.builders import ALL, change, segment_file, state_of
 
 ROWS = [(collection, f'{{"id":{number}}}') for collection in "abc" for number in range(12)]
 
@@ -114,3 +116,17 @@ def test_footers_are_kept_within_their_bound(tmp_path: Path) -> None:
     kept = [footers.footer(path) for path in paths]
     assert footers.footer(paths[-1]) is kept[-1]
     assert footers.footer(paths[0]) is not kept[0]
+
+
+def test_a_file_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "FILE_FORMAT", 2)
+    path = segment_file(tmp_path, [change(1)])
+    monkeypatch.undo()
+    with pytest.raises(DataLoss, match="unknown format"):
+        row_history([path], None, "shop.orders", '{"id":1}', footers=FooterCache())
+    with pytest.raises(DataLoss, match="unknown format"):
+        state_of(ReplayInput(segments=(path,), cut=ALL), tmp_path)
+    with pytest.raises(DataLoss, match="unknown format"):
+        list(merged([path]))
