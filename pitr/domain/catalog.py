@@ -59,10 +59,12 @@ class Catalog(Protocol):
         """Return where the log and one lane stand, as of one moment."""
         ...
 
-    async def view(
-        self, log: str, *, tail: bool = True, row: tuple[str, str] | None = None
-    ) -> LogView:
-        """Return one consistent view; ``row`` brings only what touches that (collection, key)."""
+    async def view(self, log: str, *, tail: bool = True) -> LogView:
+        """Return one consistent view; without ``tail`` its tail is empty."""
+        ...
+
+    async def row_view(self, log: str, collection: str, key: str) -> LogView:
+        """Return a consistent view with only what touches one row, without lanes and gaps."""
         ...
 
     async def torn(self, state: LogState, *, seq_end: int, at_us: int | None) -> dict[str, int]:

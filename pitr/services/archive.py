@@ -32,11 +32,13 @@ class Archive:
         self._limits = limits
         self._scratch = scratch
 
-    async def view(
-        self, log: str, *, tail: bool = True, row: tuple[str, str] | None = None
-    ) -> LogView:
+    async def view(self, log: str, *, tail: bool = True) -> LogView:
         """Return one consistent view of the log; see ``Catalog.view``."""
-        return await self._catalog.view(log, tail=tail, row=row)
+        return await self._catalog.view(log, tail=tail)
+
+    async def row_view(self, log: str, collection: str, key: str) -> LogView:
+        """Return what touches one row; see ``Catalog.row_view``."""
+        return await self._catalog.row_view(log, collection, key)
 
     async def verified(self, refs: Sequence[ObjectRef]) -> list[Path]:
         """Return local files with the objects' bytes, in order.

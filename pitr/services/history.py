@@ -24,7 +24,7 @@ class HistoryReader:
         Raises:
             DataLoss: A segment that may hold one is damaged.
         """
-        view = await self._archive.view(log, row=(collection, key))
+        view = await self._archive.row_view(log, collection, key)
         refs = [ref for ref in view.segments if collection in ref.ops]
         paths = await self._archive.verified(refs)
         return await asyncio.to_thread(

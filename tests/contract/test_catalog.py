@@ -368,7 +368,7 @@ async def test_a_view_of_one_row_brings_its_changes_and_truncates_only(
 ) -> None:
     rows = [draft(1), draft(2), draft(op="truncate"), draft(1, collection="shop.other"), draft(1)]
     await stored(catalog, log, batch(rows))
-    view = await catalog.view(log, row=("shop.orders", '{"id":1}'))
+    view = await catalog.row_view(log, "shop.orders", '{"id":1}')
     assert view.tail.column("seq").to_pylist() == [1, 3, 5]
 
 
@@ -498,12 +498,11 @@ async def test_hot_queries_use_their_indexes(
     catalog: PostgresCatalog, log: str, catalog_url: str
 ) -> None:
     await stored(catalog, log, batch([draft(number) for number in range(3_000)]))
-    state = await catalog.log(log)
     connection = await asyncpg.connect(catalog_url)
     try:
         await connection.execute("ANALYZE pitr.tail")
         rows = await connection.fetch(
-            "EXPLAIN " + PostgresCatalog.TAIL_ROW, state.log_id, "shop.orders", '{"id":7}'
+            "EXPLAIN " + PostgresCatalog.ROW_VIEW, log, "shop.orders", '{"id":7}'
         )
     finally:
         await connection.close()

@@ -474,9 +474,7 @@ class Paused(FakeState):
         super().__init__(collections)
         self.reached, self.go_on = threading.Event(), threading.Event()
 
-    def rows(
-        self, collection: str, *, documents_only: bool = False
-    ) -> Iterator[pa.RecordBatch]:
+    def rows(self, collection: str, *, documents_only: bool = False) -> Iterator[pa.RecordBatch]:
         for number, batch in enumerate(super().rows(collection)):
             if number == 2 and collection == max(self.counts):
                 self.reached.set()

@@ -12,10 +12,8 @@ from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.log import Gap, LaneState, LogState, Mark, QuarantineItem
 from pitr.domain.manifest import ObjectRef
 
-LOG_COLUMNS = (
-    "log_id, name, uid, created_us, seq_next, manifest_version, manifest_hash, "
-    "published_version, clamped_count"
-)
+LOG_NAMES = LogState.__slots__
+LOG_COLUMNS = ", ".join(LOG_NAMES)
 LANE_COLUMNS = "lane, position, at_us, change_count, recorded_us, complete_us, state"
 CHANGE_COLUMNS = tuple(CHANGE_SCHEMA.names)
 

@@ -61,6 +61,7 @@ class Chunk:
     offset_index: tuple[int, int]
     column_index: tuple[int, int] | None
     bounds: Bounds | None
+    is_null: bool
 
 
 @dataclass(slots=True)
@@ -209,6 +210,7 @@ def _chunk(column: thrift.Struct) -> Chunk:
         offset_index=(column[4], column[5]),
         column_index=(column[6], column[7]) if 6 in column else None,
         bounds=(statistics[6], statistics[5]) if 5 in statistics and 6 in statistics else None,
+        is_null=statistics.get(3) == metadata[5],
     )
 
 

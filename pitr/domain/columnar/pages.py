@@ -70,6 +70,7 @@ class _Piece:
     dictionary: bytes
     body: bytes
     rows_count: int
+    is_null: bool
 
 
 class PageReader:
@@ -94,17 +95,20 @@ class PageReader:
         Raises:
             DataLoss: A page is damaged.
         """
+        if not self._pieces:
+            return CHANGE_SCHEMA.empty_table()
         columns = list(zip(*self._pieces, strict=True))
-        joined = [at for at, pieces in enumerate(columns) if _can_join(pieces)]
-        apart = [at for at in range(len(columns)) if at not in joined]
+        filled = [at for at in _COLUMNS if not all(piece.is_null for piece in columns[at])]
+        joined = [at for at in filled if _can_join(columns[at])]
+        apart = [at for at in filled if at not in joined]
         tables = [
             _decoded([[_joined(columns[at]) for at in joined]]),
             _decoded([[pieces[at] for at in apart] for pieces in self._pieces]),
         ]
         given = {name: table[name] for table in tables for name in table.column_names}
-        if not given:
-            return CHANGE_SCHEMA.empty_table()
-        return pa.table([given[name] for name in CHANGE_SCHEMA.names], schema=CHANGE_SCHEMA)
+        absent = pa.nulls(sum(piece.rows_count for piece in columns[0]), pa.string())
+        arrays = [given.get(name, absent) for name in CHANGE_SCHEMA.names]
+        return pa.table(arrays, schema=CHANGE_SCHEMA)
 
 
 def _piece(element: bytes, file: int, group: RowGroup, column: int, rows: range) -> _Piece:
@@ -118,6 +122,7 @@ def _piece(element: bytes, file: int, group: RowGroup, column: int, rows: range)
         read_at(file, *chunk.dictionary) if chunk.dictionary else b"",
         read_at(file, pages.offsets[first], length),
         len(rows),
+        chunk.is_null,
     )
 
 
@@ -137,6 +142,7 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
         first.dictionary,
         b"".join([piece.body for piece in pieces]),
         sum(piece.rows_count for piece in pieces),
+        first.is_null,
     )
 
 
