@@ -79,6 +79,8 @@ class DirectoryStore:
             Unavailable: The directory cannot be read.
         """
         check_name(ref.name)
+        if not again and (path := self._known_path(ref)) is not None:
+            return path
         return await asyncio.to_thread(self._verified_path, ref, again)
 
     async def read(self, name: str) -> bytes:
@@ -130,6 +132,14 @@ class DirectoryStore:
             self._synced_folders.add(folder)
             folder = folder.parent
             _sync_folder(folder)
+
+    def _known_path(self, ref: ObjectRef) -> Path | None:
+        """The file if it passed before and did not change; one ``stat``, not worth a thread."""
+        path = self._folder / ref.name
+        try:
+            return path if self._is_remembered(path, _state(path.stat()), ref.sha256) else None
+        except OSError:
+            return None
 
     def _verified_path(self, ref: ObjectRef, again: bool) -> Path:
         path = self._folder / ref.name
