@@ -89,7 +89,6 @@ class Compactor:
             SegmentWriter(folder, kind="segment"),
             memory_bytes=self._limits.memory_bytes,
             spill_folder=folder,
-            threads=self._limits.threads,
         )
 
     async def expire(self, log: str) -> list[ObjectRef]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pitr.settings import load_settings
 from scripts.benchmarks.data import Sample
 
 LOG = "main"
+PARTS = 10
 
 
 def say(text: str) -> None:
@@ -71,14 +73,23 @@ class Bench:
         return report.stored
 
     async def log_of(self, sample: Sample) -> Path:
-        """Make the sample's file and take it in; merged as the scheduler would have by then."""
+        """Make the sample's file and take it in, in ten parts with the upkeep after each.
+
+        So the log is as it stands when changes have come in over a time: some large segments,
+        some that are not merged yet.
+        """
         path = self.folder / "changes.ndjson"
         with self.watch.step("make the input"):
             sample.write(path)
-        with self.watch.step("ingest"):
-            await self.ingest(path)
-        with self.watch.step("compact"):
-            await self.app.compactor.compact(LOG)
+        with self.watch.step("ingest and compact"), path.open("rb") as lines:
+            for number in range(PARTS):
+                part = self.folder / f"part-{number}.ndjson"
+                count = sample.count // PARTS + (number < sample.count % PARTS)
+                with part.open("wb") as file:
+                    file.writelines(islice(lines, count))
+                await self.ingest(part)
+                part.unlink()
+                await self.app.compactor.compact(LOG)
         return path
 
 

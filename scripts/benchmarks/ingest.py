@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import orjson
+import msgspec
 
 from scripts.benchmarks.bench import Bench, open_bench, rate
 from scripts.benchmarks.data import Sample
@@ -35,26 +35,43 @@ CREATE TABLE keyed (seq bigint PRIMARY KEY, collection text, key text, op text, 
 """
 
 
+class Line(msgspec.Struct, gc=False):
+    """A change of the sample; documents stay as they are."""
+
+    collection: str
+    key: msgspec.Raw
+    op: str
+    after: msgspec.Raw
+    at: str
+    tx: str
+    actor: str
+    reason: str
+
+
+decode = msgspec.json.Decoder(Line).decode
+
+
+def text(raw: msgspec.Raw) -> str:
+    """The exact text of a document."""
+    return str(raw, "utf-8")
+
+
 def write_copy_file(source: Path, target: Path) -> None:
     """The same changes in COPY's text format, decoded beforehand."""
     with source.open("rb") as lines, target.open("w") as rows:
         for line in lines:
-            change = orjson.loads(line)
-            key = orjson.dumps(change["key"]).decode()
-            after = orjson.dumps(change["after"]).decode()
-            head = f"{change['collection']}\t{key}\t{change['op']}\t{after}\t{change['at']}"
-            rows.write(f"{head}\t{change['tx']}\t{change['actor']}\t{change['reason']}\n")
+            change = decode(line)
+            head = f"{change.collection}\t{text(change.key)}\t{change.op}\t{text(change.after)}"
+            rows.write(f"{head}\t{change.at}\t{change.tx}\t{change.actor}\t{change.reason}\n")
 
 
 def records(source: Path) -> Iterator[tuple[Any, ...]]:
     """The same changes as records for the keyed table."""
     with source.open("rb") as lines:
         for seq, line in enumerate(lines, 1):
-            change = orjson.loads(line)
-            key = orjson.dumps(change["key"]).decode()
-            after = orjson.dumps(change["after"]).decode()
-            head = (seq, change["collection"], key, change["op"], after, seq, seq, seq, "a", seq)
-            yield *head, change["tx"], change["actor"], change["reason"]
+            change = decode(line)
+            head = (seq, change.collection, text(change.key), change.op, text(change.after))
+            yield *head, seq, seq, seq, "a", seq, change.tx, change.actor, change.reason
 
 
 async def copy_bare(bench: Bench, source: Path) -> None:

@@ -43,7 +43,6 @@ def merge_segments(
     *,
     memory_bytes: int,
     spill_folder: Path,
-    threads: int = 1,
 ) -> WrittenFile:
     """Merge segments that cover seqs without holes into one, in bounded memory.
 
@@ -53,12 +52,10 @@ def merge_segments(
         memory_bytes: Budget of the whole process. More files than it has room for are merged in
             several passes.
         spill_folder: Where these put their files.
-        threads: Not used: one file is written, by one thread.
 
     Raises:
         DataLoss: A file cannot be read, or the changes have a hole or a double.
     """
-    del threads
     files_max = max((memory_bytes - PROCESS_BYTES) // FILE_BYTES, 2)
     with TemporaryDirectory(prefix="merge-", dir=spill_folder) as folder:
         fewer = _merged_to_fewer(paths, files_max=files_max, folder=Path(folder))
