@@ -11,6 +11,7 @@ class Limits:
 
     skew_us: int = 60_000_000
     segment_rows_min: int = 20_000
+    segment_bytes_min: int = 8 * 1024 * 1024
     segment_rows_max: int = 200_000
     segment_bytes_max: int = 128 * 1024 * 1024
     append_queue_bytes_max: int = 128 * 1024 * 1024

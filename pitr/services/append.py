@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import pyarrow as pa
+
 from pitr.domain.admission import AT_US_MIN, Admitted, admit
 from pitr.domain.batch import Batch
 from pitr.domain.catalog import Catalog
@@ -106,7 +108,7 @@ class Appender:
 
     async def _store_next(self) -> None:
         """Store the batch at the head of the queue, and with it what can share its commit."""
-        if self._waiting[0].batch.changes.num_rows >= self._limits.segment_rows_min:
+        if self._is_large(self._waiting[0].batch.changes):
             self._storing = [self._waiting.popleft()]
             await self._answer(self._storing, self._store_segment(self._storing[0].batch))
         else:
@@ -114,12 +116,20 @@ class Appender:
             await self._store_group(self._storing)
         self._storing = []
 
+    def _is_large(self, changes: pa.Table) -> bool:
+        """Whether changes are worth a segment of their own."""
+        limits = self._limits
+        size_bytes: int = changes.nbytes
+        return bool(changes.num_rows) and (
+            changes.num_rows >= limits.segment_rows_min or size_bytes >= limits.segment_bytes_min
+        )
+
     def _group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
         rows = 0
         while self._waiting:
             count = self._waiting[0].batch.changes.num_rows
-            large = count >= self._limits.segment_rows_min
+            large = self._is_large(self._waiting[0].batch.changes)
             if group and (large or rows + count > self._limits.append_group_rows_max):
                 break
             group.append(self._waiting.popleft())
@@ -165,7 +175,7 @@ class Appender:
         for _ in range(SEGMENT_ATTEMPTS_MAX):
             log, lane = await self._catalog.head(self._log, batch.lane)
             admitted = admit(batch, lane)
-            if admitted.changes.num_rows < self._limits.segment_rows_min:
+            if not self._is_large(admitted.changes):
                 break
             try:
                 return await self._try_segment(batch, admitted, log, lane)

@@ -88,6 +88,15 @@ async def test_a_large_batch_is_a_segment_and_never_in_the_tail(
     check_coverage(view)
 
 
+async def test_a_few_long_documents_are_a_segment_too(
+    appender: Appender, catalog: PostgresCatalog, log: str
+) -> None:
+    long = '{"v":"%s"}' % ("x" * 5_000_000)
+    await appender.append(batch([draft(1, long), draft(2, long)]))
+    view = await catalog.view(log)
+    assert (view.tail.num_rows, len(view.segments)) == (0, 1)
+
+
 async def test_a_segment_is_made_again_when_the_log_grew(
     appender: Appender,
     counting: Counting,

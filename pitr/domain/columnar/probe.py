@@ -10,18 +10,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pitr.domain.change import Change
-from pitr.domain.columnar.rows import changes_of
+from pitr.domain.columnar.scan import changes_between
 from pitr.domain.errors import DataLoss
 from pitr.domain.manifest import ObjectRef
+
+BATCH_ROWS = 16_384
+"""Rows in memory at a time."""
 
 
 def change_at(paths: Sequence[Path], tail: pa.Table, seq: int) -> Change | None:
     """Return the change with this seq; None if it is in none of the files and not in the tail."""
-    wanted = pc.field("seq") == seq
-    for table in [tail.filter(wanted), *(_filtered(path, wanted) for path in paths)]:
-        if table.num_rows:
-            return changes_of(table)[0]
-    return None
+    found = changes_between(paths, tail, seq_first=seq, seq_end=seq + 1, limit=1)
+    return next(iter(found), None)
 
 
 def transactions_between(
@@ -31,20 +31,18 @@ def transactions_between(
     inside = (
         (pc.field("seq") >= seq_first) & (pc.field("seq") < seq_end) & pc.is_valid(pc.field("tx"))
     )
-    columns = ["seq", "tx"]
-    tables = [tail.filter(inside).select(columns)]
-    tables += [_filtered(path, inside, columns) for path in paths]
+    tables = [tail.select(["seq", "tx"]).filter(inside)]
+    for path in paths:
+        tables += [pa.table(batch).filter(inside) for batch in _columns(path, ["seq", "tx"])]
     found = pa.concat_tables(tables).sort_by("seq")
     return list(zip(found["seq"].to_pylist(), found["tx"].to_pylist(), strict=True))
 
 
-def _filtered(
-    path: Path, condition: pc.Expression | None, columns: list[str] | None = None
-) -> pa.Table:
+def _columns(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """Stream a few columns of a file, a batch in memory at a time."""
     try:
-        return pq.read_table(
-            path, columns=columns, filters=condition, page_checksum_verification=True
-        )
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataLoss("a change file cannot be read", file=path.name) from error
 
@@ -80,7 +78,7 @@ def _problems(file: pq.ParquetFile, ref: ObjectRef) -> str | None:
 
 
 def _keys(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    yield from file.iter_batches(batch_size=8_192, columns=["collection", "key", "seq"])
+    yield from file.iter_batches(batch_size=BATCH_ROWS, columns=["collection", "key", "seq"])
 
 
 def _range_problem(seqs: pa.ChunkedArray, ref: ObjectRef) -> str | None:

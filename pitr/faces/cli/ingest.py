@@ -83,6 +83,7 @@ async def ingest(
                     progress=progress,
                 )
             elapsed_s = time.perf_counter() - started
+            await app.maintenance.seal()  # no service may run that would bound the tail
     finally:
         reader.close()
     run.console.result(
