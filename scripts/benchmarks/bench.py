@@ -89,6 +89,7 @@ class Bench:
                     file.writelines(islice(lines, count))
                 await self.ingest(part)
                 part.unlink()
+                await self.app.sealer.seal(LOG, force=True)
                 await self.app.compactor.compact(LOG)
         return path
 

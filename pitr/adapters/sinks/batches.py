@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import tempfile
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -62,6 +63,12 @@ async def in_thread(work: Callable[[Check], _T]) -> _T:
         raise
 
 
+PREFETCHED = 8
+"""Batches made ahead of who takes them."""
+
+PUT_S = 0.1
+"""How often a full queue looks whether anybody still takes."""
+
 AHEAD = 4
 """Items that a thread makes ahead of their consumer."""
 
@@ -82,8 +89,54 @@ async def ahead(iterator: Iterator[_T]) -> AsyncGenerator[_T, None]:
         for future in coming:
             future.cancel()
         await asyncio.to_thread(executor.shutdown, cancel_futures=True)
+        if isinstance(iterator, Generator):
+            await asyncio.to_thread(iterator.close)
         for future in coming:
             future.cancelled() or (future.done() and future.exception())
+
+
+def prefetched(batches: Iterable[_T]) -> Iterator[_T]:
+    """Iterate in a thread of its own: what makes the batches works beside who takes them.
+
+    Close the generator, or let go of it, to stop the thread.
+    """
+    waiting: queue.Queue[_T | _End] = queue.Queue(maxsize=PREFETCHED)
+    stopped = threading.Event()
+
+    def put(item: _T | _End) -> None:
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                waiting.put(item, timeout=PUT_S)
+                return
+
+    def make() -> None:
+        error: BaseException | None = None
+        try:
+            for batch in batches:
+                put(batch)
+                if stopped.is_set():
+                    return
+        except BaseException as raised:
+            error = raised
+        put(_End(error))
+
+    thread = threading.Thread(target=make, name="batches", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := waiting.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class _End:
+    """The end of batches, and what ended them."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
 
 
 class Spill:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -87,7 +87,6 @@ class Replay:
             self._create_views()
             self._find_newest()
             self._find_large()
-            self._cut_ranges()
         except BaseException:
             self.close()
             raise
@@ -180,16 +179,21 @@ class Replay:
         self._large.add_table(tail, seq_first=given.base_seq_end)
         self._engine.run("DROP TABLE needed")
 
-    def _cut_ranges(self) -> None:
-        share = SORT_SHARE * (2 if self._has_patches else 1)
-        cut = partial(
-            sorting_ranges,
+    @cached_property
+    def _state_ranges(self) -> list[Range]:
+        return self._ranges("living")
+
+    @cached_property
+    def _chain_ranges(self) -> list[Range]:
+        return self._ranges("chain") if self._has_patches else []
+
+    def _ranges(self, table: str) -> list[Range]:
+        return sorting_ranges(
             self._engine,
+            table,
             document_bytes_max=self._document_bytes_max,
-            bytes_max=self._engine.memory_bytes // share,
+            bytes_max=self._engine.memory_bytes // (SORT_SHARE * (2 if self._has_patches else 1)),
         )
-        self._state_ranges = cut("living")
-        self._chain_ranges = cut("chain") if self._has_patches else []
 
     def _stream(
         self, query: Callable[..., str], ranges: list[Range], collection: str | None
@@ -202,6 +206,7 @@ class Replay:
         self, collection: str | None, *, documents_only: bool = False
     ) -> Iterator[pa.RecordBatch]:
         has_large = self._large is not None
+        unsorted = documents_only and not self._has_patches
         chains = self._chains(collection)
         query = partial(
             sql.state_rows,
@@ -209,7 +214,8 @@ class Replay:
             has_large=has_large,
             documents_only=documents_only,
         )
-        for batch in self._stream(query, self._state_ranges, collection):
+        ranges = [Range()] if unsorted else self._state_ranges
+        for batch in self._stream(query, ranges, collection):
             yield from filled(batch, chains, self._large)
 
     def _chains(self, collection: str | None) -> Iterator[Change]:

@@ -11,7 +11,7 @@ from typing import Final
 import asyncpg
 import pyarrow as pa
 
-from pitr.adapters.sinks.batches import Spill, ahead, slices
+from pitr.adapters.sinks.batches import Spill, ahead, prefetched, slices
 from pitr.adapters.sinks.postgres.connection import translated
 from pitr.adapters.sinks.postgres.infer import Inference
 from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
@@ -41,7 +41,8 @@ class Loader:
             InvalidRequest: A document does not fit the table, or a row breaks a constraint.
         """
         encoder = RowEncoder(collection, table, drop_unknown=self.drop_unknown)
-        lines = (found for part in slices(batches) for found in encoder.encoded(part))
+        parts = slices(prefetched(batches))
+        lines = (found for part in parts for found in encoder.encoded(part))
         rows_count = 0
         async with aclosing(ahead(lines)) as coming:
             following = await anext(coming, None)
