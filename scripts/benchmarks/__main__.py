@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
 import orjson
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     run, changes = BENCHES[given.name]
-    figures = asyncio.run(run(given.changes or changes))
+    figures = uvloop.run(run(given.changes or changes))
     if given.json:
         print(orjson.dumps(figures).decode())
     else:
