@@ -24,7 +24,7 @@ COMMIT_ROWS = 80_000
 """Changes of one COPY, about what pitr stores at once."""
 
 _BARE = """
-CREATE TABLE changes (collection text, key text, op text, after text, at timestamptz,
+CREATE TABLE changes (seq bigint, collection text, key text, op text, after text, at timestamptz,
                       tx text, actor text, reason text)
 """
 
@@ -59,9 +59,11 @@ def text(raw: msgspec.Raw) -> str:
 def write_copy_file(source: Path, target: Path) -> None:
     """The same changes in COPY's text format, decoded beforehand."""
     with source.open("rb") as lines, target.open("w") as rows:
-        for line in lines:
+        for seq, line in enumerate(lines, 1):
             change = decode(line)
-            head = f"{change.collection}\t{text(change.key)}\t{change.op}\t{text(change.after)}"
+            head = (
+                f"{seq}\t{change.collection}\t{text(change.key)}\t{change.op}\t{text(change.after)}"
+            )
             rows.write(f"{head}\t{change.at}\t{change.tx}\t{change.actor}\t{change.reason}\n")
 
 
