@@ -17,7 +17,6 @@ class Limits:
     append_queue_bytes_max: int = 128 * 1024 * 1024
     append_group_rows_max: int = 20_000
     body_bytes_max: int = 64 * 1024 * 1024
-    ingest_rows_max: int = 100_000
     ingest_bytes_max: int = 32 * 1024 * 1024
     seal_rows: int = 20_000
     seal_bytes: int = 32 * 1024 * 1024
