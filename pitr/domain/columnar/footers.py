@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import bisect
 import os
+import re
 import threading
-from array import array
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from pitr.domain.columnar import thrift
 from pitr.domain.columnar.encoding import check_format
@@ -27,40 +27,60 @@ FOOTER_GUESS_BYTES = 64 * 1024
 Bounds = tuple[bytes, bytes]
 """Smallest and largest value."""
 
+ZSTD = 6
+"""Of CompressionCodec."""
 
-@dataclass(frozen=True, slots=True)
+INT64, BYTE_ARRAY = 2, 6
+"""Of Type."""
+
+PAST_TEXT = b"\xff"
+"""Greater than any UTF-8: the upper bound of a column that does not say."""
+
+COLLECTION = CHANGE_SCHEMA.get_field_index("collection")
+KEY = CHANGE_SCHEMA.get_field_index("key")
+
+
 class Pages:
-    """The data pages of one column in one row group."""
+    """The data pages of one column in one row group: first row of each, and where it is.
 
-    offsets: array[int]
-    sizes: array[int]
-    rows_first: array[int]
+    Places are decoded as they are asked for: there are thousands.
+
+    Args:
+        offset_index: As it is encoded.
+        known_rows: First rows by their encoding; pages of most columns begin with the same.
+
+    Raises:
+        ValueError: The bytes are not an OffsetIndex.
+    """
+
+    __slots__ = ("_locations", "rows_first")
+
+    def __init__(self, offset_index: bytes, known_rows: dict[bytes, list[int]]) -> None:
+        self._locations = _locations(offset_index)
+        encoded = b"".join([row for _, _, row in self._locations])
+        if encoded not in known_rows:
+            known_rows[encoded] = [thrift.integer(row) for _, _, row in self._locations]
+        self.rows_first = known_rows[encoded]
+
+    def place(self, page: int) -> tuple[int, int]:
+        """Return (offset, length) of a page in the file, bytes."""
+        offset, length, _ = self._locations[page]
+        return thrift.integer(offset), thrift.integer(length)
 
     def covering(self, rows: range) -> range:
         """Return the pages that hold ``rows``."""
         first = bisect.bisect_right(self.rows_first, rows.start) - 1
         return range(first, bisect.bisect_left(self.rows_first, rows.stop))
 
-    def rows(self, pages: range, *, rows_count: int) -> range:
-        """Return the rows of a range of pages."""
-        at_end = pages.stop == len(self.rows_first)
-        return range(
-            self.rows_first[pages.start], rows_count if at_end else self.rows_first[pages.stop]
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One column of one row group; places in the file are (offset, length).
+    """One column of one row group; places in the file are (offset, length)."""
 
-    ``head`` is the first four fields of its ColumnMetaData: what does not depend on the rows.
-    """
-
-    head: bytes
     dictionary: tuple[int, int] | None
     offset_index: tuple[int, int]
     column_index: tuple[int, int] | None
-    bounds: Bounds | None
+    bounds: Bounds
     is_null: bool
 
 
@@ -70,30 +90,19 @@ class RowGroup:
 
     rows_count: int
     chunks: list[Chunk]
+    known_rows: dict[bytes, list[int]] = field(default_factory=dict)
     known_pages: dict[int, Pages] = field(default_factory=dict)
     known_bounds: dict[int, list[Bounds] | None] = field(default_factory=dict)
-    known_aligned: bool | None = None
-
-    def may_hold(self, values: Mapping[int, bytes]) -> bool:
-        """Tell whether the statistics allow each column its value."""
-        return all(_within(value, self.chunks[column].bounds) for column, value in values.items())
+    known_dictionaries: dict[int, list[bytes]] = field(default_factory=dict)
 
     def pages(self, file: int, column: int) -> Pages:
         """Return where the pages of a column are."""
         known = self.known_pages.get(column)
         if known is None:
-            found = thrift.Reader(read_at(file, *self.chunks[column].offset_index)).struct()[1]
-            known = Pages(*(array("q", [page[part] for page in found]) for part in (1, 2, 3)))
+            body = read_at(file, *self.chunks[column].offset_index)
+            known = Pages(body, self.known_rows)
             self.known_pages[column] = known
         return known
-
-    def is_aligned(self, file: int) -> bool:
-        """Tell whether the pages of all columns begin with the same rows."""
-        if self.known_aligned is None:
-            first = self.pages(file, 0).rows_first
-            columns = range(1, len(self.chunks))
-            self.known_aligned = all(self.pages(file, at).rows_first == first for at in columns)
-        return self.known_aligned
 
     def page_bounds(self, file: int, column: int) -> list[Bounds] | None:
         """Return the bounds of each page of a column, None where the file does not say."""
@@ -115,8 +124,11 @@ class Footer:
     def __init__(self, path: Path) -> None:
         body = _footer_bytes(path)
         try:
-            self.schema_elements, groups = _parsed(body)
-            self.groups = [_row_group(group) for group in groups]
+            self.groups = [_row_group(group) for group in _parsed(body)]
+            self._bounds = [
+                (*group.chunks[COLLECTION].bounds, *group.chunks[KEY].bounds, group)
+                for group in self.groups
+            ]
         except (ValueError, IndexError, KeyError, TypeError) as error:
             raise DataLoss("a footer cannot be read", path=path, reason=str(error)) from error
         index_bytes = sum(
@@ -126,7 +138,15 @@ class Footer:
             for place in (chunk.offset_index, chunk.column_index)
             if place
         )
-        self.cost_bytes = 8 * (len(body) + index_bytes)
+        self.cost_bytes = 20 * (len(body) + index_bytes)  # as Python keeps them
+
+    def groups_with(self, collection: bytes, key: bytes) -> list[RowGroup]:
+        """Return the row groups that may hold the row, by their statistics."""
+        return [
+            group
+            for collection_min, collection_max, key_min, key_max, group in self._bounds
+            if collection_min <= collection <= collection_max and key_min <= key <= key_max
+        ]
 
 
 class FooterCache:
@@ -163,6 +183,24 @@ def read_at(file: int, offset: int, length: int) -> bytes:
     return body
 
 
+def _locations(offset_index: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """Return offset, size and first row of each page, as they are encoded.
+
+    There are thousands and few are asked for: an expression takes them apart all at once.
+    """
+    reader = thrift.Reader(offset_index)
+    count = reader.list_header(field=1, kind=thrift.STRUCT)
+    found: list[tuple[bytes, bytes, bytes]] = _LOCATION.findall(offset_index, reader.place)
+    del found[count:]
+    encoded = b"".join([b"\x16%b\x15%b\x16%b\0" % location for location in found])
+    if len(found) != count or not offset_index.startswith(encoded, reader.place):
+        raise ValueError("not an OffsetIndex")
+    return found
+
+
+_LOCATION = re.compile(rb"\x16%b\x15%b\x16%b\0" % ((rb"([\x80-\xff]{0,9}[\x00-\x7f])",) * 3))
+
+
 def _footer_bytes(path: Path) -> bytes:
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -176,58 +214,41 @@ def _footer_bytes(path: Path) -> bytes:
     return ending[-length - 8 : -8]
 
 
-def _parsed(body: bytes) -> tuple[list[bytes], list[thrift.Struct]]:
-    """Return the columns' schema elements as they are encoded, and the row groups."""
-    reader = thrift.Reader(body)
-    elements: list[bytes] = []
-    groups: list[thrift.Struct] = []
-    for number, kind in reader.fields():
-        if number == 2:
-            elements = reader.encoded_structs()
-        elif number == 4:
-            groups = reader.values()
-        elif number == 5:
-            check_format({pair[1]: pair.get(2, b"") for pair in reader.values()})
-        else:
-            reader.value(kind)
-    return elements[1:], groups
+def _parsed(body: bytes) -> list[thrift.Struct]:
+    """Check format and schema; return the row groups."""
+    metadata = thrift.Reader(body).struct()
+    check_format({pair[1]: pair.get(2, b"") for pair in metadata.get(5, [])})
+    columns = [(element[4], element[1], element[3]) for element in metadata[2][1:]]
+    if columns != _COLUMNS:
+        raise ValueError("other columns than a change has")
+    groups: list[thrift.Struct] = metadata[4]
+    return groups
 
 
 def _row_group(group: thrift.Struct) -> RowGroup:
     chunks = [_chunk(column) for column in group[1]]
-    if [column[3][3] for column in group[1]] != _PATHS:
-        raise ValueError("other columns than a change has")
+    if len(chunks) != len(_COLUMNS):
+        raise ValueError("a row group has other columns than the file")
     return RowGroup(group[3], chunks)
 
 
 def _chunk(column: thrift.Struct) -> Chunk:
     metadata = column[3]
+    if metadata[4] != ZSTD:
+        raise ValueError(f"compressed with codec {metadata[4]}, not zstd")
     dictionary = metadata.get(11)
     statistics = metadata.get(12, {})
     return Chunk(
-        head=_head(metadata),
         dictionary=(dictionary, metadata[9] - dictionary) if dictionary else None,
         offset_index=(column[4], column[5]),
         column_index=(column[6], column[7]) if 6 in column else None,
-        bounds=(statistics[6], statistics[5]) if 5 in statistics and 6 in statistics else None,
+        bounds=(statistics.get(6, b""), statistics.get(5, PAST_TEXT)),
         is_null=statistics.get(3) == metadata[5],
     )
 
 
-def _head(metadata: thrift.Struct) -> bytes:
-    encodings = [thrift.integer(encoding) for encoding in metadata[2]]
-    names = [thrift.varint(len(name)) + name for name in metadata[3]]
-    fields = [
-        (1, thrift.I32, thrift.integer(metadata[1])),
-        (2, thrift.LIST, thrift.list_of(thrift.I32, encodings)),
-        (3, thrift.LIST, thrift.list_of(thrift.BINARY, names)),
-        (4, thrift.I32, thrift.integer(metadata[4])),
-    ]
-    return thrift.struct_of(fields)[:-1]
-
-
-def _within(value: bytes, bounds: Bounds | None) -> bool:
-    return bounds is None or bounds[0] <= value <= bounds[1]
-
-
-_PATHS: list[Any] = [[name.encode()] for name in CHANGE_SCHEMA.names]
+_COLUMNS = [
+    (field.name.encode(), INT64 if field.type == pa.int64() else BYTE_ARRAY, int(field.nullable))
+    for field in CHANGE_SCHEMA
+]
+"""Name, physical type and repetition (required or optional)."""

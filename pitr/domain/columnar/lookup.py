@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import zstandard
 
-from pitr.domain.change import Change
-from pitr.domain.columnar.footers import Footer, FooterCache
-from pitr.domain.columnar.pages import COLLECTION, KEY, PageReader, rows_with
-from pitr.domain.columnar.rows import changes_of
+from pitr.domain.change import Change, Op
+from pitr.domain.columnar.footers import FooterCache
+from pitr.domain.columnar.pages import column_values, rows_of
+from pitr.domain.columnar.rows import DOCUMENT_COLUMNS, changes_of
+from pitr.domain.columnar.schema import CHANGE_SCHEMA
+from pitr.domain.errors import DataLoss
 
 
 def row_history(
@@ -23,13 +28,11 @@ def row_history(
     key: str,
     *,
     footers: FooterCache,
-    seq_first: int = 1,
-    seq_end: int | None = None,
 ) -> list[Change]:
     """Return the changes of a row and the truncates of its collection, newest first.
 
-    Footers, then page bounds, then the key pages that may hold the key, then the other columns of
-    just those rows. Nothing else of the files is read.
+    Footers, then page bounds, then the key pages that may hold the key, then the pages of the other
+    columns with just those rows. Nothing else of the files is read.
 
     Args:
         paths: Local segment files; no change is in two of them.
@@ -37,46 +40,63 @@ def row_history(
         collection: The row's collection.
         key: Its canonical key.
         footers: Kept between calls.
-        seq_first: Leave out changes before.
-        seq_end: Leave out changes from here on.
 
     Raises:
         DataLoss: A file is damaged where it was read.
     """
-    wanted = (key,) if key == "" else (key, "")
-    gathered = PageReader()
+    keys = (key,) if key == "" else (key, "")
+    changes = [] if tail is None else _tail_changes(tail, collection, keys)
     for path in paths:
-        _gather(gathered, path, footers.footer(path), collection, wanted)
-    table = gathered.table()
-    if tail is not None:
-        table = pa.concat_tables([table, tail])
-    of_row = pc.equal(table["collection"], collection)
-    of_key = pc.is_in(table["key"], pa.array(wanted))
-    in_range = pc.greater_equal(table["seq"], seq_first)
-    if seq_end is not None:
-        in_range = pc.and_(in_range, pc.less(table["seq"], seq_end))
-    places = pc.indices_nonzero(pc.and_(pc.and_(of_row, of_key), in_range))
-    return sorted(changes_of(table.take(places)), key=lambda change: -change.seq)
+        for each in keys:
+            changes += _file_changes(path, footers, collection.encode(), each.encode())
+    return sorted(changes, key=lambda change: -change.seq)
 
 
-def _gather(
-    gathered: PageReader, path: Path, footer: Footer, collection: str, keys: Sequence[str]
-) -> None:
-    name, values = collection.encode(), [key.encode() for key in keys]
+def _tail_changes(tail: pa.Table, collection: str, keys: Sequence[str]) -> list[Change]:
+    in_collection = pc.is_in(tail["collection"], pa.array([collection], pa.string()))
+    of_row = pc.and_(in_collection, pc.is_in(tail["key"], pa.array(keys, pa.string())))
+    return changes_of(tail.take(pc.indices_nonzero(of_row)))
+
+
+def _file_changes(
+    path: Path, footers: FooterCache, collection: bytes, key: bytes
+) -> Iterator[Change]:
+    groups = footers.footer(path).groups_with(collection, key)
+    if not groups:
+        return
     with _opened(path) as file:
-        for group in footer.groups:
-            rows: list[range] = []
-            for value in values:
-                if group.may_hold({COLLECTION: name, KEY: value}):
-                    rows += rows_with(file, group, collection=name, key=value)
-            if rows:
-                gathered.add(footer.schema_elements, file, group, rows)
+        for group in groups:
+            for rows in rows_of(file, group, collection=collection, key=key):
+                columns = [column_values(file, group, at, rows) for at in _COLUMNS]
+                for row in zip(*columns, strict=True):
+                    yield _change(row)
+
+
+_COLUMNS = range(len(CHANGE_SCHEMA))
+_TEXT = [
+    name
+    for name, kind in zip(CHANGE_SCHEMA.names, CHANGE_SCHEMA.types, strict=True)
+    if kind == pa.string() and name not in DOCUMENT_COLUMNS
+]
+
+
+def _change(values: Sequence[Any]) -> Change:
+    row = dict(zip(CHANGE_SCHEMA.names, values, strict=True))
+    for name in _TEXT:
+        if row[name] is not None:
+            row[name] = row[name].decode()
+    row["op"] = Op(row["op"])
+    return Change(**row)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
+    """Open a file and call whatever is wrong in it data loss."""
     file = os.open(path, os.O_RDONLY)
     try:
         yield file
+    except (ValueError, IndexError, KeyError, struct.error, zstandard.ZstdError) as error:
+        reason = str(error)
+        raise DataLoss("a change file is damaged", path=path, reason=reason) from error
     finally:
         os.close(file)

@@ -1,4 +1,4 @@
-"""The little of Thrift's compact protocol that Parquet's own structures need, read and written.
+"""The little of Thrift's compact protocol that Parquet's own structures need.
 
 Source: the Apache Thrift compact protocol specification (thrift/doc/specs/thrift-compact-protocol).
 """
@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-I32: Final = 5
-I64: Final = 6
-BINARY: Final = 8
 LIST: Final = 9
 STRUCT: Final = 12
 
@@ -81,17 +78,15 @@ class Reader:
             return [byte == 1 for byte in self._body[self.place - count : self.place]]
         return [self.value(kind) for _ in range(count)]
 
-    def encoded_structs(self) -> list[bytes]:
-        """Read a list of structs, each left as it is encoded."""
+    def list_header(self, *, field: int, kind: int) -> int:
+        """Read the header of a struct's first field, a list of ``kind``; return its length."""
+        if next(self.fields(), None) != (field, LIST):
+            raise ValueError(f"field {field} is not a list")
         header = self._body[self.place]
         self.place += 1
-        count = header >> 4 if header >> 4 < 15 else self.varint()
-        structs = []
-        for _ in range(count):
-            start = self.place
-            self.struct()
-            structs.append(self._body[start : self.place])
-        return structs
+        if header & 0x0F != kind:
+            raise ValueError(f"field {field} is a list of something else")
+        return header >> 4 if header >> 4 < 15 else self.varint()
 
     def value(self, kind: int) -> Any:
         """Read a value of a compact type."""
@@ -112,36 +107,9 @@ class Reader:
         raise ValueError(f"not a Thrift type that Parquet uses: {kind}")
 
 
-def varint(value: int) -> bytes:
-    """Write an unsigned integer."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def integer(value: int) -> bytes:
-    """Write an integer that is not negative, zigzag."""
-    return varint(value << 1)
-
-
-def list_of(kind: int, items: list[bytes]) -> bytes:
-    """Write a list of encoded items."""
-    count = len(items)
-    header = bytes([count << 4 | kind]) if count < 15 else bytes([0xF0 | kind]) + varint(count)
-    return header + b"".join(items)
-
-
-def struct_of(fields: list[tuple[int, int, bytes]], *, head: bytes = b"", last: int = 0) -> bytes:
-    """Write a struct of (id, type, encoded value), ids ascending and less than 16 apart.
-
-    ``head`` is fields that are encoded already, up to the id ``last``.
-    """
-    encoded = bytearray(head)
-    for field, kind, value in fields:
-        encoded.append((field - last) << 4 | kind)
-        encoded += value
-        last = field
-    return bytes(encoded) + b"\0"
+def integer(encoded: bytes) -> int:
+    """Decode one zigzag integer."""
+    value = 0
+    for byte in reversed(encoded):
+        value = value << 7 | byte & 0x7F
+    return (value >> 1) ^ -(value & 1)

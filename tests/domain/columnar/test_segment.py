@@ -157,15 +157,19 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_long_documents_in_a_segment_share_aligned_pages(tmp_path: Path) -> None:
-    """A page has the same rows in every column, so that a row is one page of each."""
+def test_long_documents_make_pages_of_few_rows(tmp_path: Path) -> None:
     changes = [change(seq, key=f"{seq:05}", after=b"x" * 20_000) for seq in range(1, 200)]
     path = tmp_path / "segment.parquet"
     path.write_bytes(encode_segment(tail_table(changes)).body)
     with path.open("rb") as file:
         for group in Footer(path).groups:
-            assert group.is_aligned(file.fileno())
-            assert len(group.pages(file.fileno(), 0).offsets) > 4
+            assert len(group.pages(file.fileno(), 0).rows_first) > 4
+
+
+def test_no_document_is_in_a_footer(tmp_path: Path) -> None:
+    changes = [change(seq, key=f"{seq:05}", after=b"x" * 900) for seq in range(1, 200)]
+    body = encode_segment(tail_table(changes)).body
+    assert b"x" * 900 not in body[-int.from_bytes(body[-8:-4], "little") - 20_000 :]
 
 
 @pytest.mark.parametrize(
