@@ -92,6 +92,7 @@ class App:
             compactor=self.compactor,
             snapshotter=self.snapshotter,
             publisher=self.publisher,
+            history=self.history,
             limits=limits,
         )
         decoder = self._stack.enter_context(ProcessDecoder(processes=limits.threads))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from pitr.domain.change import Change
 from pitr.domain.columnar.footers import FooterCache
@@ -24,17 +26,27 @@ class HistoryReader:
         Raises:
             DataLoss: A segment that may hold one is damaged.
         """
-        view = await self._archive.row_view(log, collection, key)
-        refs = [ref for ref in view.segments if collection in ref.ops]
-        paths = await self._archive.verified(refs)
-        return await asyncio.to_thread(
-            row_history, paths, view.tail, collection, key, footers=self._footers
-        )
+        return await asyncio.to_thread(await self._reading(log, collection, key))
 
     async def history(
         self, log: str, collection: str, key: str, *, limit: int | None = None
     ) -> list[RowChange]:
         """Return the row's changes with the fields that changed, newest first."""
-        changes = await self.changes(log, collection, key)
-        found = await asyncio.to_thread(row_changes, changes)
+        read = await self._reading(log, collection, key)
+        found = await asyncio.to_thread(lambda: row_changes(read()))
         return found[:limit]
+
+    async def _reading(self, log: str, collection: str, key: str) -> Callable[[], list[Change]]:
+        """Return what reads the changes, for a thread."""
+        view = await self._archive.row_view(log, collection, key)
+        refs = [ref for ref in view.segments if collection in ref.ops]
+        paths = await self._archive.verified(refs)
+        return partial(row_history, paths, view.tail, collection, key, footers=self._footers)
+
+    async def prepare(self) -> None:
+        """Read the rest of the page indexes of segments that were asked before: work for upkeep.
+
+        Raises:
+            DataLoss: A segment's page index is damaged.
+        """
+        await asyncio.to_thread(self._footers.read_indexes)

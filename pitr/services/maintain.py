@@ -11,6 +11,7 @@ from pitr.domain.errors import PitrError
 from pitr.domain.limits import Limits
 from pitr.domain.ports import Clock
 from pitr.services.compact import Compactor
+from pitr.services.history import HistoryReader
 from pitr.services.publish import Publisher
 from pitr.services.seal import Sealer
 from pitr.services.snapshot import Snapshotter
@@ -30,6 +31,7 @@ class Maintenance:
         compactor: Compactor,
         snapshotter: Snapshotter,
         publisher: Publisher,
+        history: HistoryReader,
         limits: Limits,
     ) -> None:
         self._catalog = catalog
@@ -38,6 +40,7 @@ class Maintenance:
         self._compactor = compactor
         self._snapshotter = snapshotter
         self._publisher = publisher
+        self._history = history
         self._limits = limits
         self._logger = structlog.get_logger("pitr.maintain")
 
@@ -53,6 +56,10 @@ class Maintenance:
             await self._catalog.forget_answers(before_us=before_us)
         except PitrError as error:
             self._logger.warning("forget_failed", error=str(error))
+        try:
+            await self._history.prepare()
+        except PitrError as error:
+            self._logger.error("prepare_failed", error=str(error))
 
     async def _seal(self, log: str) -> None:
         await self._sealer.seal(log)

@@ -65,6 +65,13 @@ async def _prepare(connection: Any) -> None:
     )
 
 
+async def _leave(connection: Any) -> None:
+    """Release a connection as it is: no statement of the catalog changes its session.
+
+    asyncpg's own reset is a round trip after every use; it has rolled back by now what was open.
+    """
+
+
 class Connected:
     """A catalog with a pool; the parts of the catalog are mixed into it."""
 
@@ -110,5 +117,6 @@ async def open_pool(url: str) -> Any:
             command_timeout=COMMAND_TIMEOUT_S,
             timeout=20,
             init=_prepare,
+            reset=_leave,
             server_settings={"application_name": "pitr", "timezone": "UTC", "jit": "off"},
         )

@@ -56,7 +56,9 @@ def change_records(table: pa.Table, log_id: int) -> Iterable[tuple[Any, ...]]:
 
 def change_table(rows: list[Any]) -> pa.Table:
     """Rows of the tail as a table with ``CHANGE_SCHEMA``."""
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(CHANGE_COLUMNS)
+    if not rows:
+        return CHANGE_SCHEMA.empty_table()
+    columns = zip(*rows, strict=True)
     arrays = [
         pa.array(values, field.type) for values, field in zip(columns, CHANGE_SCHEMA, strict=True)
     ]

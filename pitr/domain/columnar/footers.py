@@ -74,6 +74,19 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
+class PageBounds:
+    """Smallest and largest values of pages."""
+
+    least: list[bytes]
+    most: list[bytes]
+
+    def around(self, value: bytes) -> list[int]:
+        """Return the pages that may hold a value."""
+        both = enumerate(zip(self.least, self.most, strict=True))
+        return [page for page, (least, most) in both if least <= value <= most]
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One column of one row group; places in the file are (offset, length)."""
 
@@ -92,7 +105,7 @@ class RowGroup:
     chunks: list[Chunk]
     known_rows: dict[bytes, list[int]] = field(default_factory=dict)
     known_pages: dict[int, Pages] = field(default_factory=dict)
-    known_bounds: dict[int, list[Bounds] | None] = field(default_factory=dict)
+    known_bounds: dict[int, PageBounds | None] = field(default_factory=dict)
     known_dictionaries: dict[int, list[bytes]] = field(default_factory=dict)
 
     def pages(self, file: int, column: int) -> Pages:
@@ -104,13 +117,12 @@ class RowGroup:
             self.known_pages[column] = known
         return known
 
-    def page_bounds(self, file: int, column: int) -> list[Bounds] | None:
+    def page_bounds(self, file: int, column: int) -> PageBounds | None:
         """Return the bounds of each page of a column, None where the file does not say."""
         if column not in self.known_bounds:
             place = self.chunks[column].column_index
             found = thrift.Reader(read_at(file, *place)).struct() if place else None
-            bounds = list(zip(found[2], found[3], strict=True)) if found else None
-            self.known_bounds[column] = bounds
+            self.known_bounds[column] = PageBounds(found[2], found[3]) if found else None
         return self.known_bounds[column]
 
 
@@ -122,6 +134,8 @@ class Footer:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_whole = False
         body = _footer_bytes(path)
         try:
             self.groups = [_row_group(group) for group in _parsed(body)]
@@ -139,6 +153,17 @@ class Footer:
             if place
         )
         self.cost_bytes = 20 * (len(body) + index_bytes)  # as Python keeps them
+
+    def read_indexes(self) -> None:
+        """Read the page indexes of all row groups that no lookup has asked for yet."""
+        if self._is_whole:
+            return
+        with self._path.open("rb") as file:
+            for group in self.groups:
+                group.page_bounds(file.fileno(), KEY)
+                for column in range(len(group.chunks)):
+                    group.pages(file.fileno(), column)
+        self._is_whole = True
 
     def groups_with(self, collection: bytes, key: bytes) -> list[RowGroup]:
         """Return the row groups that may hold the row, by their statistics."""
@@ -171,8 +196,29 @@ class FooterCache:
                 self._known[path] = found
                 self._bytes += found.cost_bytes
             while len(self._known) > 1 and self._bytes > self._bytes_max:
-                self._bytes -= self._known.popitem(last=False)[1].cost_bytes
+                self._forget(next(iter(self._known)))
         return found
+
+    def read_indexes(self) -> None:
+        """Read all page indexes of the files known so far, so that no lookup has to.
+
+        Raises:
+            DataLoss: One is damaged.
+        """
+        with self._lock:
+            known = list(self._known.items())
+        for path, footer in known:
+            try:
+                footer.read_indexes()
+            except FileNotFoundError:
+                with self._lock:
+                    self._forget(path)
+            except (ValueError, IndexError, KeyError) as error:
+                raise DataLoss("a change file is damaged", path=path, reason=str(error)) from error
+
+    def _forget(self, path: Path) -> None:
+        footer = self._known.pop(path, None)
+        self._bytes -= footer.cost_bytes if footer else 0
 
 
 def read_at(file: int, offset: int, length: int) -> bytes:
@@ -190,15 +236,17 @@ def _locations(offset_index: bytes) -> list[tuple[bytes, bytes, bytes]]:
     """
     reader = thrift.Reader(offset_index)
     count = reader.list_header(field=1, kind=thrift.STRUCT)
-    found: list[tuple[bytes, bytes, bytes]] = _LOCATION.findall(offset_index, reader.place)
-    del found[count:]
-    encoded = b"".join([b"\x16%b\x15%b\x16%b\0" % location for location in found])
-    if len(found) != count or not offset_index.startswith(encoded, reader.place):
+    found: list[tuple[bytes, bytes, bytes]] = _LOCATION.findall(offset_index, reader.place)[:count]
+    one_after_the_other = _LOCATIONS.match(offset_index, reader.place)
+    length = sum(4 + len(one) + len(two) + len(three) for one, two, three in found)
+    if len(found) != count or not one_after_the_other or len(one_after_the_other[0]) != length:
         raise ValueError("not an OffsetIndex")
     return found
 
 
-_LOCATION = re.compile(rb"\x16%b\x15%b\x16%b\0" % ((rb"([\x80-\xff]{0,9}[\x00-\x7f])",) * 3))
+_VARINT = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
+_LOCATION = re.compile(rb"\x16(%b)\x15(%b)\x16(%b)\0" % ((_VARINT,) * 3))
+_LOCATIONS = re.compile(rb"(?:\x16%b\x15%b\x16%b\0)*" % ((_VARINT,) * 3))
 
 
 def _footer_bytes(path: Path) -> bytes:

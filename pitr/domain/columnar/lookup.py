@@ -45,10 +45,10 @@ def row_history(
         DataLoss: A file is damaged where it was read.
     """
     keys = (key,) if key == "" else (key, "")
-    changes = [] if tail is None else _tail_changes(tail, collection, keys)
+    changes = _tail_changes(tail, collection, keys) if tail is not None and len(tail) else []
     for path in paths:
         for each in keys:
-            changes += _file_changes(path, footers, collection.encode(), each.encode())
+            changes += _file_changes(path, footers, collection, each)
     return sorted(changes, key=lambda change: -change.seq)
 
 
@@ -58,35 +58,37 @@ def _tail_changes(tail: pa.Table, collection: str, keys: Sequence[str]) -> list[
     return changes_of(tail.take(pc.indices_nonzero(of_row)))
 
 
-def _file_changes(
-    path: Path, footers: FooterCache, collection: bytes, key: bytes
-) -> Iterator[Change]:
-    groups = footers.footer(path).groups_with(collection, key)
+def _file_changes(path: Path, footers: FooterCache, collection: str, key: str) -> Iterator[Change]:
+    searched = {"collection": collection.encode(), "key": key.encode()}
+    groups = footers.footer(path).groups_with(**searched)
     if not groups:
         return
     with _opened(path) as file:
         for group in groups:
-            for rows in rows_of(file, group, collection=collection, key=key):
-                columns = [column_values(file, group, at, rows) for at in _COLUMNS]
+            for rows in rows_of(file, group, **searched):
+                columns = [column_values(file, group, at, rows) for at in _OTHER_COLUMNS]
                 for row in zip(*columns, strict=True):
-                    yield _change(row)
+                    yield _change(collection, key, row)
 
 
-_COLUMNS = range(len(CHANGE_SCHEMA))
-_TEXT = [
+_OTHER_COLUMNS = [
+    at for at, name in enumerate(CHANGE_SCHEMA.names) if name not in ("collection", "key")
+]
+_NAMES = [CHANGE_SCHEMA.names[at] for at in _OTHER_COLUMNS]
+_TEXTS = [
     name
-    for name, kind in zip(CHANGE_SCHEMA.names, CHANGE_SCHEMA.types, strict=True)
-    if kind == pa.string() and name not in DOCUMENT_COLUMNS
+    for name in _NAMES
+    if CHANGE_SCHEMA.field(name).type == pa.string() and name not in DOCUMENT_COLUMNS
 ]
 
 
-def _change(values: Sequence[Any]) -> Change:
-    row = dict(zip(CHANGE_SCHEMA.names, values, strict=True))
-    for name in _TEXT:
+def _change(collection: str, key: str, values: Sequence[Any]) -> Change:
+    row = dict(zip(_NAMES, values, strict=True))
+    for name in _TEXTS:
         if row[name] is not None:
             row[name] = row[name].decode()
     row["op"] = Op(row["op"])
-    return Change(**row)
+    return Change(collection=collection, key=key, **row)
 
 
 @contextmanager

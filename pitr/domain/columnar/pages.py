@@ -76,17 +76,18 @@ def column_values(file: int, group: RowGroup, column: int, rows: range) -> list[
 
 def _rows_with(file: int, group: RowGroup, key: bytes) -> Iterator[int]:
     pages, bounds = group.pages(file, KEY), group.page_bounds(file, KEY)
-    for number, first in enumerate(pages.rows_first):
-        if bounds and not bounds[number][0] <= key <= bounds[number][1]:
-            continue
+    for number in range(len(pages.rows_first)) if bounds is None else bounds.around(key):
         page = _page(file, *pages.place(number))
         if page.encoding != values.PLAIN:
             raise ValueError(f"keys in encoding {page.encoding}")
+        first = pages.rows_first[number]
         yield from (first + place for place in values.places_of(page.body, key))
 
 
 def _part_of(file: int, group: RowGroup, rows: range, collection: bytes) -> range:
     """Return the part of ``rows`` in a collection; rows are sorted by it."""
+    if group.chunks[COLLECTION].bounds == (collection, collection):
+        return rows
     found = column_values(file, group, COLLECTION, rows)
     start = rows.start + (found.index(collection) if collection in found else 0)
     return range(start, start + found.count(collection))
@@ -102,8 +103,10 @@ def _dictionary(file: int, group: RowGroup, column: int) -> list[bytes]:
 
 
 _VARINT: Final = rb"([\x80-\xff]{0,9}[\x00-\x7f])"
-_HEADER: Final = re.compile(rb"\x15%b\x15%b\x15%b\x15%b[\x1c\x3c]\x15%b\x15%b" % ((_VARINT,) * 6))
-"""Type, sizes plain and packed, checksum, and of a data or dictionary page rows and encoding."""
+_HEADER: Final = re.compile(
+    rb"\x15.\x15%b\x15%b\x15%b[\x1c\x3c]\x15%b\x15%b" % ((_VARINT,) * 5), re.DOTALL
+)
+"""Sizes plain and packed, checksum, and of a data or dictionary page rows and encoding."""
 
 
 def _page(file: int, offset: int, length: int) -> Page:
@@ -111,7 +114,7 @@ def _page(file: int, offset: int, length: int) -> Page:
     header = _HEADER.match(read)
     if header is None:
         raise ValueError("the header of a page")
-    _, size, packed_size, checksum, count, encoding = map(thrift.integer, header.groups())
+    size, packed_size, checksum, count, encoding = map(thrift.integer, header.groups())
     packed = read[length - packed_size :]
     if zlib.crc32(packed) != checksum & 0xFFFFFFFF:
         raise ValueError("the checksum of a page")

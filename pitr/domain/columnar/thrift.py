@@ -76,7 +76,22 @@ class Reader:
         if kind in (1, 2):
             self.place += count
             return [byte == 1 for byte in self._body[self.place - count : self.place]]
+        if kind == 8:
+            return self._binaries(count)
         return [self.value(kind) for _ in range(count)]
+
+    def _binaries(self, count: int) -> list[bytes]:
+        """Read that many binaries; most are short, and there are thousands."""
+        body, found = self._body, []
+        for _ in range(count):
+            length = body[self.place]
+            if length > 0x7F:
+                found.append(self.binary())
+                continue
+            start = self.place + 1
+            self.place = start + length
+            found.append(body[start : self.place])
+        return found
 
     def list_header(self, *, field: int, kind: int) -> int:
         """Read the header of a struct's first field, a list of ``kind``; return its length."""

@@ -162,9 +162,9 @@ def _delta(body: bytes, rows: range) -> list[int]:
                 value += least * size + _sum(bits, size, width)
             else:
                 mask = (1 << width) - 1
-                for shift in range(size):
-                    value += least + (bits >> shift * width & mask)
-                    if row + shift in rows:
+                for place in range(min(size, rows.stop - row)):
+                    value += least + (bits >> place * width & mask)
+                    if row + place >= rows.start:
                         found.append(value)
             row += size
             if row >= rows.stop:
@@ -176,15 +176,15 @@ _SIGN, _WRAP = 1 << 63, 1 << 64
 
 
 def _sum(bits: int, count: int, width: int) -> int:
-    """Add ``count`` packed numbers: halves of all numbers at a time."""
+    """Add ``count`` packed numbers."""
     if width == 0:
         return 0
-    # Each step adds every second field to its neighbour; fields double in width, so sums fit.
-    while count > 1:
+    enough = width + count.bit_length()
+    while width < enough:  # add every second field to its neighbour: half as many, twice as wide
         mask = _every_second(count, width)
         bits = (bits & mask) + (bits >> width & mask)
-        count, width = count // 2, width * 2
-    return bits
+        count, width = (count + 1) // 2, width * 2
+    return bits % ((1 << width) - 1)  # casting out nines: digits add up, and the sum fits one
 
 
 @cache

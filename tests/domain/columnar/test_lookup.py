@@ -104,6 +104,32 @@ def test_footers_are_kept_within_their_bound(tmp_path: Path) -> None:
     assert footers.footer(paths[0]) is not kept[0]
 
 
+def test_all_page_indexes_of_known_files_are_read_ahead(tmp_path: Path) -> None:
+    paths = [segment_file(tmp_path, [change(seq)]) for seq in (1, 2)]
+    footers = FooterCache()
+    kept = [footers.footer(path) for path in paths]
+    paths[1].unlink()
+    footers.read_indexes()
+    [group] = kept[0].groups
+    assert len(group.known_pages) == len(group.chunks)
+    assert group.known_bounds
+    assert footers.footer(paths[0]) is kept[0]
+    with pytest.raises(FileNotFoundError):
+        footers.footer(paths[1])
+
+
+def test_a_damaged_page_index_is_data_loss(tmp_path: Path) -> None:
+    path = segment_file(tmp_path, [change(1)])
+    footers = FooterCache()
+    [group] = footers.footer(path).groups
+    body = bytearray(path.read_bytes())
+    offset, length = group.chunks[3].offset_index
+    body[offset : offset + length] = b"\xff" * length
+    path.write_bytes(body)
+    with pytest.raises(DataLoss):
+        footers.read_indexes()
+
+
 def test_a_file_of_another_format_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
