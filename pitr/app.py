@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from pitr.adapters.catalog import PostgresCatalog
 from pitr.adapters.clock import SystemClock, new_uid
 from pitr.adapters.decoding import ProcessDecoder
 from pitr.adapters.embedded import EmbeddedPostgres
+from pitr.adapters.kafka import KafkaFeed
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
 from pitr.adapters.sinks import sink_for
@@ -25,12 +28,15 @@ from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogState
 from pitr.domain.manifest import GENESIS_HASH
-from pitr.domain.ports import Clock, ObjectStore, Sink
+from pitr.domain.ports import Clock, Decoder, ObjectStore, Sink
+from pitr.kafka_settings import kafka_config, kafka_topics
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
+from pitr.services.capture import Capture
 from pitr.services.compact import Compactor
 from pitr.services.history import HistoryReader
 from pitr.services.ingest import FileIngest
+from pitr.services.lanes import LaneKeeper
 from pitr.services.maintain import Maintenance
 from pitr.services.publish import Publisher
 from pitr.services.quarantine import Quarantine
@@ -59,6 +65,7 @@ class App:
     resolver: Resolver = field(init=False)
     restorer: Restorer = field(init=False)
     history: HistoryReader = field(init=False)
+    lanes: LaneKeeper = field(init=False)
     quarantine: Quarantine = field(init=False)
     verifier: Verifier = field(init=False)
     status: StatusReader = field(init=False)
@@ -67,7 +74,9 @@ class App:
     compactor: Compactor = field(init=False)
     snapshotter: Snapshotter = field(init=False)
     maintenance: Maintenance = field(init=False)
+    decoder: Decoder = field(init=False)
     file_ingest: FileIngest = field(init=False)
+    captures: list[Capture] = field(default_factory=list)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _appenders: dict[str, Appender] = field(default_factory=dict)
 
@@ -78,6 +87,7 @@ class App:
         self.resolver = Resolver(catalog, self.archive, clock)
         self.restorer = Restorer(catalog, self.archive, self.resolver, clock, new_id=new_uid)
         self.history = HistoryReader(self.archive)
+        self.lanes = LaneKeeper(catalog, clock)
         self.quarantine = Quarantine(catalog)
         self.verifier = Verifier(catalog, store)
         self.status = StatusReader(catalog, clock)
@@ -95,8 +105,8 @@ class App:
             history=self.history,
             limits=limits,
         )
-        decoder = self._stack.enter_context(ProcessDecoder(processes=limits.threads))
-        self.file_ingest = FileIngest(catalog, decoder, limits=limits)
+        self.decoder = self._stack.enter_context(ProcessDecoder(processes=limits.threads))
+        self.file_ingest = FileIngest(catalog, self.decoder, limits=limits)
 
     async def ensure_log(self, name: str) -> LogState:
         """Return the log of that name, made now if need be.
@@ -129,6 +139,29 @@ class App:
             self._appenders[log] = appender
             await self._stack.enter_async_context(appender)
         return self._appenders[log]
+
+    async def capture(self) -> Capture:
+        """Make a worker that captures what the settings say into their log; to be run once.
+
+        Raises:
+            InvalidRequest: The settings of Kafka make no sense.
+        """
+        log = self.settings.log
+        subscription, reading = kafka_topics(self.settings)
+        capture = Capture(
+            self.catalog,
+            await self.appender(log),
+            KafkaFeed(kafka_config(self.settings), subscription),
+            self.decoder,
+            self.clock,
+            log=log,
+            owner=f"{socket.gethostname()}/{os.getpid()}/{new_uid()[:8]}",
+            reading=reading,
+            limits=self.limits,
+            start=self.settings.kafka_from,
+        )
+        self.captures.append(capture)
+        return capture
 
     def sink(
         self,

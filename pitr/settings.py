@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pitr.domain.errors import InvalidRequest
+from pitr.domain.formats import Format
 from pitr.domain.limits import Limits
 
 Count = Annotated[int, Field(ge=1)]
@@ -62,6 +63,47 @@ class Settings(BaseSettings):
     )
     threads: Count = Field(2, description="threads of one replay")
 
+    kafka_bootstrap: str | None = Field(
+        None, description="Kafka brokers, host:port with commas between; turns capture on"
+    )
+    kafka_topics: str | None = Field(None, description="topics to capture, with commas between")
+    kafka_pattern: str | None = Field(
+        None, description="capture all topics whose whole name matches this expression"
+    )
+    kafka_group: str | None = Field(
+        None, description="consumer group; workers of one log share it; pitr-<log>"
+    )
+    kafka_from: Literal["beginning", "end"] = Field(
+        "beginning", description="where a partition that is new to the log begins"
+    )
+    kafka_format: Format = Field(
+        "auto", description="what records are written in: native, debezium, or auto: each its own"
+    )
+    kafka_formats: str | None = Field(
+        None, description="formats of single topics: orders=debezium,carts=native"
+    )
+    kafka_key_columns: str | None = Field(
+        None, description="keys of Debezium topics without keys: orders=id,lines=order_id+line"
+    )
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to talk to the brokers"
+    )
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="how to log in with SASL"
+    )
+    kafka_username: str | None = Field(None, description="user name for SASL")
+    kafka_password: str | None = Field(None, repr=False, description="password for SASL")
+    kafka_ca_file: Path | None = Field(None, description="certificates to trust, PEM")
+    kafka_cert_file: Path | None = Field(None, description="certificate of pitr itself, PEM")
+    kafka_key_file: Path | None = Field(None, description="key of that certificate, PEM")
+    kafka_key_password: str | None = Field(None, repr=False, description="password of that key")
+    kafka_session_s: Annotated[float, Field(ge=1, le=300)] = Field(
+        10, description="silence after which a worker's partitions go to others"
+    )
+    lateness_s: Seconds = Field(
+        10, description="how late a change may arrive; an idle lane is complete up to so long ago"
+    )
+
     @property
     def store_folder(self) -> Path:
         """The store's folder.
@@ -95,6 +137,7 @@ class Settings(BaseSettings):
             snapshot_age_us=_us(self.snapshot_age_s),
             retired_kept_us=_us(self.retired_kept_s),
             answers_kept_us=_us(self.answers_kept_s),
+            lateness_us=_us(self.lateness_s),
             memory_bytes=self.memory_bytes,
             threads=self.threads,
         )

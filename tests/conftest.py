@@ -18,6 +18,7 @@ from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.manifest import GENESIS_HASH
+from tests.kafka import brokers
 
 settings.register_profile(
     "dev", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -26,6 +27,12 @@ settings.register_profile(
     "ci", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_report_header() -> list[str]:
+    """Say which Kafka brokers the tests will use, and why they will not use one."""
+    return brokers.describe()
+
 
 START_US = 1_772_357_400_000_000
 """2026-03-01T09:30:00Z"""

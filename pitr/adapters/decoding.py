@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Self
 from pitr.domain.batch import Decoded
 from pitr.domain.errors import Unavailable
 from pitr.domain.formats import Format, decode_lines
+from pitr.domain.records import Reading, Records, decode_records
 
 PROCESS_BYTES_MIN = 4 * 1024 * 1024
 """Shorter blocks are decoded in a thread: a process costs half a second to start."""
@@ -57,7 +59,18 @@ class ProcessDecoder:
             position_first=position_first,
             key_columns=key_columns,
         )
-        if len(body) < PROCESS_BYTES_MIN:
+        return await self._run(work, len(body))
+
+    async def decode_records(self, records: Records, reading: Reading) -> Decoded:
+        """Decode records of a pulled source; see ``records.decode_records``.
+
+        Raises:
+            Unavailable: A process of the pool was killed.
+        """
+        return await self._run(partial(decode_records, records, reading), records.size_bytes)
+
+    async def _run(self, work: Callable[[], Decoded], size_bytes: int) -> Decoded:
+        if size_bytes < PROCESS_BYTES_MIN:
             return await asyncio.to_thread(work)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._started(), work)

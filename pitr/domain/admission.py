@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pitr.domain.batch import Batch
 from pitr.domain.change import Quarantined
-from pitr.domain.errors import PositionConflict
+from pitr.domain.errors import LaneTaken, PositionConflict
 from pitr.domain.log import LaneState
 
 AT_US_MIN = -(2**63)
@@ -40,7 +40,10 @@ def admit(batch: Batch, lane: LaneState | None) -> Admitted:
     Raises:
         PositionConflict: The lane stands elsewhere; read where (``facts['expected']``), then
             send from there.
+        LaneTaken: Another worker has claimed the lane.
     """
+    if lane is not None and lane.owner != batch.owner:
+        raise LaneTaken("the lane belongs to another worker", lane=batch.lane, owner=lane.owner)
     stands = lane.position if lane is not None else (batch.position_first or 0)
     if batch.position_first is None:
         return _shifted(batch, stands)

@@ -36,6 +36,8 @@ class Batch:
     are then relative to the batch, from 0. ``lane_state`` replaces the lane's own notes (for a
     file: bytes read and their digest) if it is given.
 
+    ``owner`` is the worker that claimed a pulled lane: the append fails if another has since.
+
     With ``resume`` a batch that overlaps what its lane holds already stores only the rest (a
     client that sends again after a lost answer); without it the lane must stand exactly at
     ``position_first`` (a consumer that must never overtake another). ``resolves`` is the id of
@@ -49,6 +51,7 @@ class Batch:
     changes: pa.Table
     quarantined: tuple[Quarantined, ...] = ()
     lane_state: Mapping[str, Any] | None = None
+    owner: str | None = None
     resume: bool = False
     idempotency: Idempotency | None = None
     resolves: int | None = None

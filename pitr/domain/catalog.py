@@ -13,6 +13,7 @@ from pitr.domain.errors import PitrError
 from pitr.domain.log import (
     Appended,
     Gap,
+    LaneReport,
     LaneState,
     LogState,
     LogView,
@@ -93,6 +94,30 @@ class Catalog(Protocol):
 
         A batch whose idempotency key is known is answered as before, and nothing is listed.
         """
+        ...
+
+    # Lanes of a pulled source
+
+    async def claim(
+        self, log: str, owner: str, starts: Mapping[str, int], *, recorded_us: int
+    ) -> dict[str, LaneState]:
+        """Make ``owner`` the only one that may append to these lanes; new ones start there."""
+        ...
+
+    async def report(self, log: str, owner: str, reports: Sequence[LaneReport]) -> None:
+        """Note what an owner sees of its lanes' source; lanes of others stay as they are."""
+        ...
+
+    async def skip(self, log: str, owner: str, gap: Gap) -> Gap:
+        """Record what a source has lost and move the lane past it; ``PositionConflict``."""
+        ...
+
+    async def replace_lane(self, log: str, lane: str, replaced_by: str, gap: Gap) -> bool:
+        """End a lane whose source is another one by now, with a gap; False if there is none."""
+        ...
+
+    async def release(self, log: str, lane: str) -> bool:
+        """Let a lane hold the watermark back no longer; False if there is none."""
         ...
 
     # Objects

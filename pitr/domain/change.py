@@ -60,7 +60,7 @@ class Quarantined:
 
     ``position`` is where in its lane it stood; ``code`` is one word of ``docs/quarantine.md``;
     ``reason`` names the field and what is wrong with it, for people; ``format`` is ``native`` or
-    ``debezium``, what the bytes were taken for.
+    ``debezium``, what the bytes were taken for; ``meta`` is JSON about where it came from.
     """
 
     position: int
@@ -68,3 +68,4 @@ class Quarantined:
     code: str
     reason: str
     format: str
+    meta: bytes | None = None

@@ -65,6 +65,12 @@ class PositionConflict(Conflict):
     code = "position_conflict"
 
 
+class LaneTaken(Conflict):
+    """Another worker captures the lane by now: stop, and store nothing more of it."""
+
+    code = "lane_taken"
+
+
 class SequenceMoved(Conflict):
     """The log grew since a segment was prepared for its next seq: prepare it again."""
 

@@ -29,5 +29,11 @@ class Limits:
     snapshots_kept: int = 8
     retired_kept_us: int = 24 * 3_600_000_000
     answers_kept_us: int = 48 * 3_600_000_000
+    lateness_us: int = 10_000_000
+    capture_rows_max: int = 65_536
+    capture_bytes_max: int = 32 * 1024 * 1024
+    capture_queue_bytes_max: int = 128 * 1024 * 1024
+    capture_linger_us: int = 200_000
+    capture_behind_linger_us: int = 1_000_000
     memory_bytes: int = 1024 * 1024 * 1024
     threads: int = 2

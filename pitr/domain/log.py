@@ -30,7 +30,9 @@ class LogState:
 class LaneState:
     """Where a lane stands: ``position`` is the first position not stored yet.
 
-    ``at_us`` is the log time of its newest change; ``complete_us`` is None for a pushed lane.
+    ``at_us`` is the log time of its newest change; ``complete_us`` is None for a pushed lane. Only
+    ``owner`` may append, if there is one. The rest is what a pulled lane's source said at
+    ``seen_us``: its positions are ``[source_first, source_end)``; ``rate`` is in changes a second.
     """
 
     lane: str
@@ -40,6 +42,34 @@ class LaneState:
     recorded_us: int = 0
     complete_us: int | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
+    owner: str | None = None
+    source_first: int | None = None
+    source_end: int | None = None
+    seen_us: int | None = None
+    rate: float | None = None
+    problem: str | None = None
+
+    @property
+    def lag(self) -> int | None:
+        """Positions that the source has and the log has not; None where nobody asked it."""
+        return None if self.source_end is None else max(self.source_end - self.position, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneReport:
+    """What a lane's owner sees of its source.
+
+    ``complete_us`` says that, with the lane at ``position``, the log has every change up to then.
+    """
+
+    lane: str
+    position: int
+    source_first: int | None = None
+    source_end: int | None = None
+    seen_us: int | None = None
+    rate: float | None = None
+    problem: str | None = None
+    complete_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,3 +167,4 @@ class QuarantineItem:
     reason: str
     recorded_us: int
     status: str
+    meta: str | None = None

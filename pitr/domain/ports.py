@@ -12,6 +12,7 @@ import pyarrow as pa
 from pitr.domain.batch import Decoded
 from pitr.domain.formats import Format
 from pitr.domain.manifest import ObjectRef
+from pitr.domain.records import Peeked, Reading, Records
 
 Progress = Callable[[int], None]
 """Told how many rows were done since the last call."""
@@ -38,6 +39,86 @@ class Decoder(Protocol):
     ) -> Decoded:
         """Decode NDJSON; see ``formats.decode_lines``."""
         ...
+
+    async def decode_records(self, records: Records, reading: Reading) -> Decoded:
+        """Decode records of a pulled source; see ``records.decode_records``."""
+        ...
+
+
+class FeedListener(Protocol):
+    """Told by a feed which lanes are this worker's. Neither call may take long or raise."""
+
+    async def assigned(self, lanes: Sequence[str]) -> None:
+        """These lanes are ours now; each gives nothing until ``Feed.seek``."""
+        ...
+
+    async def revoked(self, lanes: Sequence[str]) -> None:
+        """These lanes go to others once this returns."""
+        ...
+
+
+class Feed(Protocol):
+    """Lanes of a pulled source, shared out among workers: a Kafka consumer group.
+
+    All raise ``Unavailable`` when the source does not answer; ``poll`` waits instead.
+    """
+
+    async def start(self, listener: FeedListener) -> None:
+        """Join the other workers.
+
+        Raises:
+            InvalidRequest: The source refuses: credentials, rights, names.
+        """
+        ...
+
+    async def poll(self, lanes: Sequence[str], *, timeout_s: float) -> FeedPoll:
+        """Return what came in for these lanes, waiting at most ``timeout_s``.
+
+        Must be called all the time, or the other workers take the lanes for abandoned.
+        """
+        ...
+
+    async def bounds(self, lanes: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return the first position that the source still has of each lane, and its end."""
+        ...
+
+    async def end(self, lane: str, position: int) -> int | None:
+        """Return the end of a lane as seen from a position, None if the position is past it."""
+        ...
+
+    async def peek(self, lane: str, position: int) -> Peeked | None:
+        """Return the first record at or after a position, None if there is none yet."""
+        ...
+
+    def seek(self, lane: str, position: int) -> None:
+        """Let the lane give records from a position on."""
+        ...
+
+    async def released(self, positions: Mapping[str, int]) -> None:
+        """Tell the source what is durable; only for its own tools to see."""
+        ...
+
+    async def kept_us(self, lanes: Sequence[str]) -> dict[str, int]:
+        """Return how long the source keeps records, for lanes where that is known and limited."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the other workers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedPoll:
+    """What one poll brought.
+
+    ``idle_us`` are lanes at their end, with the time at which the source said so. ``problems``
+    are lanes that cannot go on by themselves, with the reason.
+    """
+
+    records: tuple[Records, ...] = ()
+    ends: Mapping[str, int] = field(default_factory=dict)
+    idle_us: Mapping[str, int] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 class ObjectStore(Protocol):

@@ -8,28 +8,22 @@ import errno
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import structlog
 import uvicorn
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from fastapi import FastAPI
 
-from pitr.app import App, open_app
+from pitr.app import open_app
 from pitr.domain.errors import Conflict, InvalidRequest
 from pitr.faces.api import make_api
+from pitr.faces.capture import capturing
 from pitr.faces.event_log import configure_logging
+from pitr.faces.upkeep import upkeep
 from pitr.settings import Settings
 
-SEAL_EVERY_S = 1
-TIDY_EVERY_S = 30
-REVIVE_EVERY_S = 5
 REQUEST_WAIT_S = 30
 """How long running requests may go on after the signal to end."""
-
-JOB_WAIT_S = 60
-"""How long a scheduled job may go on after that."""
 
 CONNECTIONS_WAITING_MAX = 1024
 """Connections that the kernel keeps until they are accepted."""
@@ -69,7 +63,7 @@ async def serve(settings: Settings, *, ready: Ready) -> None:
         async with ending.starting(), open_app(settings) as app:
             server = _server(make_api(app), on_ready=lambda: ready(_url(listener)))
             await app.ensure_log(settings.log)
-            async with _upkeep(app, ending):
+            async with upkeep(app, ending.forced), capturing(app):
                 ending.serving(server)
                 await server.serve(sockets=[listener])
             structlog.get_logger("pitr.serve").info("ending")
@@ -203,69 +197,3 @@ class _Ending:
         self._server, self._starting = server, None
         if self._requested:
             server.end()
-
-
-@contextlib.asynccontextmanager
-async def _upkeep(app: App, ending: _Ending) -> AsyncIterator[None]:
-    """Seal and tidy by the clock; at the end let a running job finish."""
-    scheduler = AsyncIOScheduler(timezone=UTC)
-    jobs = _Jobs()
-    now = datetime.fromtimestamp(app.clock.now_us() / 1e6, UTC)
-    for work, every_s in (
-        (app.maintenance.seal, SEAL_EVERY_S),
-        (app.maintenance.tidy, TIDY_EVERY_S),
-        (app.revive_catalog, REVIVE_EVERY_S),
-    ):
-        scheduler.add_job(
-            jobs.run,
-            "interval",
-            args=[work],
-            seconds=every_s,
-            next_run_time=now,
-            max_instances=1,
-            coalesce=True,
-            misfire_grace_time=None,
-        )
-    scheduler.start()
-    try:
-        yield
-    finally:
-        scheduler.pause()
-        await jobs.finish(ending.forced)
-        scheduler.shutdown(wait=False)
-        await asyncio.sleep(0)  # the scheduler takes itself down in the loop's next turn
-
-
-class _Jobs:
-    """The scheduled jobs that run just now."""
-
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[object]] = set()
-
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a job, known while it runs."""
-        task = asyncio.current_task()
-        assert task is not None, "the scheduler runs jobs as tasks"
-        self._running.add(task)
-        try:
-            await work()
-        finally:
-            self._running.discard(task)
-
-    async def finish(self, forced: asyncio.Event) -> None:
-        """Wait for running jobs, within the bound and unless forced; then stop them.
-
-        A job may stop anywhere: each of its steps is durable before the next one begins.
-        """
-        if not self._running:
-            return
-        async with asyncio.TaskGroup() as group:
-            cut_short = group.create_task(forced.wait())
-            waiting = group.create_task(asyncio.wait(set(self._running), timeout=JOB_WAIT_S))
-            await asyncio.wait((cut_short, waiting), return_when=asyncio.FIRST_COMPLETED)
-            cut_short.cancel()
-            waiting.cancel()
-        left = set(self._running)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)

@@ -266,6 +266,7 @@ def test_every_error_has_a_status() -> None:
         "position_conflict": 409,
         "sequence_moved": 409,
         "idempotency_conflict": 409,
+        "lane_taken": 409,
         "sink_not_empty": 409,
         "too_large": 413,
         "busy": 429,

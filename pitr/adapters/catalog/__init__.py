@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pitr.adapters.catalog.append import Appends
 from pitr.adapters.catalog.connection import open_pool
+from pitr.adapters.catalog.lanes import Lanes
 from pitr.adapters.catalog.migrate import migrate
 from pitr.adapters.catalog.reading import Reading
 from pitr.adapters.catalog.records import Records
@@ -14,7 +15,7 @@ from pitr.adapters.catalog.sealing import Sealing
 __all__ = ["PostgresCatalog"]
 
 
-class PostgresCatalog(Appends, Sealing, Reading, Records):
+class PostgresCatalog(Appends, Lanes, Sealing, Reading, Records):
     """The catalog port on a PostgreSQL database, 14 or later."""
 
     @classmethod

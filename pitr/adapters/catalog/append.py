@@ -214,17 +214,30 @@ def _moved(
         at_us=max(stamped.at_us_last, before.at_us if before is not None else AT_US_MIN),
         change_count=(before.change_count if before is not None else 0) + stamped.table.num_rows,
         recorded_us=recorded_us,
-        complete_us=before.complete_us if before is not None else None,
+        complete_us=_complete_us(before, stamped),
         state=batch.lane_state if batch.lane_state is not None else state,
     )
 
 
+def _complete_us(before: LaneState | None, stamped: Stamped) -> int | None:
+    """A pulled lane is complete up to its last change, but others of the same time may follow."""
+    if before is None or before.complete_us is None:
+        return None
+    return (
+        max(before.complete_us, stamped.at_us_last - 1)
+        if stamped.table.num_rows
+        else before.complete_us
+    )
+
+
 _STORE_LANE = """
-INSERT INTO pitr.lanes (log_id, lane, position, at_us, change_count, recorded_us, state)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO pitr.lanes
+    (log_id, lane, position, at_us, change_count, recorded_us, state, complete_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (log_id, lane) DO UPDATE
 SET position = excluded.position, at_us = excluded.at_us, change_count = excluded.change_count,
-    recorded_us = excluded.recorded_us, state = excluded.state
+    recorded_us = excluded.recorded_us, state = excluded.state,
+    complete_us = greatest(lanes.complete_us, excluded.complete_us)
 """
 
 
@@ -238,6 +251,7 @@ async def _store_lane(connection: Any, log_id: int, lane: LaneState) -> None:
         lane.change_count,
         lane.recorded_us,
         dict(lane.state),
+        lane.complete_us,
     )
 
 
@@ -307,9 +321,13 @@ async def _store_quarantine(
         schema_name="pitr",
         columns=(
             *("log_id", "lane", "position", "body", "format", "code", "reason", "recorded_us"),
+            "meta",
         ),
         records=[
-            (log_id, lane, q.position, q.body, q.format, q.code, q.reason, recorded_us)
+            (
+                *(log_id, lane, q.position, q.body, q.format, q.code, q.reason, recorded_us),
+                q.meta.decode() if q.meta is not None else None,
+            )
             for q in admitted.quarantined
         ],
     )

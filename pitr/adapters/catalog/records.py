@@ -9,7 +9,7 @@ from pitr.adapters.catalog import rows
 from pitr.adapters.catalog.connection import Connected
 from pitr.adapters.catalog.entries import locked_log
 from pitr.domain.errors import Conflict, NotFound
-from pitr.domain.log import Gap, LogState, Mark, QuarantineItem
+from pitr.domain.log import LogState, Mark, QuarantineItem
 
 
 class Records(Connected):
@@ -87,7 +87,8 @@ class Records(Connected):
             raise NotFound("there is no such mark", hint="pitr mark lists them", name=name)
 
     _QUARANTINE = """
-    SELECT quarantine_id, lane, position, body, format, code, q.reason, recorded_us, status
+    SELECT quarantine_id, lane, position, body, format, code, q.reason, recorded_us, status,
+           q.meta
     FROM pitr.quarantine q JOIN pitr.logs l USING (log_id)
     WHERE l.name = $1 AND ($2::text IS NULL OR status = $2) AND quarantine_id >= $3
     ORDER BY quarantine_id LIMIT $4
@@ -175,22 +176,6 @@ class Records(Connected):
         """Return the newest operations, newest first."""
         async with self._connection() as connection:
             return [dict(row) for row in await connection.fetch(self._OPERATIONS, log, limit)]
-
-    _GAP = """
-    INSERT INTO pitr.gaps (log_id, lane, position_first, position_end, at_min_us, at_max_us,
-                           seq_end, reason, recorded_us)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-    """
-
-    async def record_gap(self, log: str, gap: Gap) -> None:
-        """Record a known hole (invariant 7)."""
-        async with self._transaction() as connection:
-            state = await locked_log(connection, log)
-            await connection.execute(
-                self._GAP,
-                *(state.log_id, gap.lane, gap.position_first, gap.position_end),
-                *(gap.at_min_us, gap.at_max_us, gap.seq_end, gap.reason, gap.recorded_us),
-            )
 
     _FORGET_ANSWERS = "DELETE FROM pitr.idempotency WHERE recorded_us < $1"
 

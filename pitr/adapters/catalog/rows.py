@@ -14,7 +14,8 @@ from pitr.domain.manifest import ObjectRef
 
 LOG_NAMES = LogState.__slots__
 LOG_COLUMNS = ", ".join(LOG_NAMES)
-LANE_COLUMNS = "lane, position, at_us, change_count, recorded_us, complete_us, state"
+LANE_NAMES = LaneState.__slots__
+LANE_COLUMNS = ", ".join(LANE_NAMES)
 CHANGE_COLUMNS = tuple(CHANGE_SCHEMA.names)
 
 

@@ -128,9 +128,9 @@ def _no_change(fields: dict[str, bytes]) -> Flaw:
     if {"ddl", "tableChanges", "databaseName"} & fields.keys():
         return Flaw("not_a_change", "ddl: a schema change, not a change of a row")
     if {"status", "id"} <= fields.keys():
-        return Flaw("not_a_change", "status: the begin or end of a transaction")
+        return Flaw("marker", "status: the begin or end of a transaction")
     if fields.keys() == {"ts_ms"}:
-        return Flaw("not_a_change", "ts_ms: a heartbeat")
+        return Flaw("marker", "ts_ms: a heartbeat")
     return Flaw("missing_field", "op, source: absent, and no __op, __table or __source_* either")
 
 

@@ -13,6 +13,7 @@ CODES: Final = frozenset(
         "document_too_large",
         "duplicate_name",
         "key_too_long",
+        "marker",
         "missing_field",
         "missing_key",
         "naive_time",

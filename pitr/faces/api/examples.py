@@ -36,6 +36,13 @@ STATUS: dict[str, Any] = {
             "newest_at": _AT,
             "recorded_at": _LATER,
             "complete_to": None,
+            "owner": None,
+            "source_first": None,
+            "source_end": None,
+            "lag": None,
+            "seen_at": None,
+            "rate": None,
+            "problem": None,
         }
     ],
     "gaps": [],

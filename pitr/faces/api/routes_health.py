@@ -36,7 +36,7 @@ async def healthz() -> Response:
     responses={503: {"description": "Something it depends on does not answer"}},
 )
 async def readyz(here: Here) -> Response:
-    """Ask catalog and store; 503 with the reasons if one does not answer."""
+    """Ask catalog, store and, where it captures, Kafka; 503 with the reasons if one is away."""
     checks = dict(
         zip(
             ("catalog", "store"),
@@ -46,6 +46,8 @@ async def readyz(here: Here) -> Response:
             strict=True,
         )
     )
+    for capture in here.app.captures:
+        checks["capture"] = capture.problem or "ok"
     ready = all(found == "ok" for found in checks.values())
     document = {"status": "ok" if ready else "unavailable", "checks": checks}
     return json_response(document, status=200 if ready else 503)

@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 
 from pitr.domain.errors import InvalidRequest
 from pitr.faces.cli import (
+    capture,
     demo,
     ingest,
+    lanes,
     marks,
     quarantine,
     records,
@@ -130,7 +132,9 @@ def _print_version(console: Console) -> None:
 CAPTURE, AUDIT, RECOVER, UPKEEP = "Capture", "Audit", "Recover", "Upkeep"
 
 app.command("serve", rich_help_panel=CAPTURE)(serve.serve)
+app.command("capture", rich_help_panel=CAPTURE)(capture.capture)
 app.command("ingest", rich_help_panel=CAPTURE)(ingest.ingest)
+app.add_typer(lanes.app, name="lanes", rich_help_panel=CAPTURE)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=CAPTURE)
 app.command("status", rich_help_panel=AUDIT)(records.status)
 app.command("tail", rich_help_panel=AUDIT)(tail.tail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pitr.domain.admission import AT_US_MIN
 from pitr.domain.log import Gap, LaneState
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.times import rfc3339
@@ -71,7 +72,14 @@ def lane_document(lane: LaneState) -> Document:
         "change_count": lane.change_count,
         "newest_at": rfc3339(lane.at_us) if lane.change_count else None,
         "recorded_at": rfc3339(lane.recorded_us),
-        "complete_to": rfc3339(lane.complete_us),
+        "complete_to": None if lane.complete_us == AT_US_MIN else rfc3339(lane.complete_us),
+        "owner": lane.owner,
+        "source_first": lane.source_first,
+        "source_end": lane.source_end,
+        "lag": lane.lag,
+        "seen_at": rfc3339(lane.seen_us),
+        "rate": lane.rate,
+        "problem": lane.problem,
     }
 
 

@@ -1,7 +1,7 @@
 """Results as text for people: pure, from dataclasses to lines without a line feed at the end."""
 
 from pitr.faces.render.changes import changes_table, history_text, resolution_line, resolution_text
-from pitr.faces.render.logs import gaps_table, logs_table, status_text
+from pitr.faces.render.logs import gaps_table, lanes_table, logs_table, status_text
 from pitr.faces.render.objects import (
     compact_text,
     demo_text,
@@ -31,6 +31,7 @@ __all__ = [
     "gaps_table",
     "history_text",
     "ingest_text",
+    "lanes_table",
     "logs_table",
     "marks_table",
     "objects_table",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pitr.domain.log import Gap
+from pitr.domain.admission import AT_US_MIN
+from pitr.domain.log import Gap, LaneState
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.times import rfc3339
 from pitr.faces.render.text import counted, facts_table, size, table
@@ -59,7 +60,7 @@ def status_text(log: LogStatus) -> str:
         )
     parts = [facts_table(facts)]
     if log.lanes:
-        parts.append(_lanes_table(log))
+        parts.append(lanes_table(log))
     if log.gaps:
         parts.append(gaps_table(log.gaps))
     return "\n\n".join(parts)
@@ -72,19 +73,38 @@ def _snapshot_line(parts: Sequence[ObjectRef]) -> str:
     return f"before seq {parts[0].seq_end}, {counted(rows, 'row')}, {size(size_bytes)}"
 
 
-def _lanes_table(log: LogStatus) -> str:
+def lanes_table(log: LogStatus) -> str:
+    """One line for each lane, and the problems below."""
     rows = [
         (
             lane.lane,
             lane.position,
             lane.change_count,
             rfc3339(lane.at_us) if lane.change_count else None,
-            rfc3339(lane.complete_us),
+            lane_complete(lane),
+            lane.lag,
+            _lag_seconds(lane, log.now_us),
+            None if lane.rate is None else f"{lane.rate:,.0f}/s",
         )
         for lane in log.lanes
     ]
-    headers = ("LANE", "POSITION", "CHANGES", "NEWEST", "COMPLETE TO")
-    return table(headers, rows, right=frozenset({"POSITION", "CHANGES"}))
+    headers = ("LANE", "POSITION", "CHANGES", "NEWEST", "COMPLETE TO", "LAG", "BEHIND", "RATE")
+    right = frozenset({"POSITION", "CHANGES", "LAG", "BEHIND", "RATE"})
+    problems = [f"{lane.lane}: {lane.problem}" for lane in log.lanes if lane.problem]
+    return "\n".join([table(headers, rows, right=right), *problems])
+
+
+def lane_complete(lane: LaneState) -> str | None:
+    """The time up to which a pulled lane is complete; words where there is none yet."""
+    if lane.complete_us == AT_US_MIN:
+        return "not yet"
+    return rfc3339(lane.complete_us)
+
+
+def _lag_seconds(lane: LaneState, now_us: int) -> str | None:
+    if lane.complete_us is None or lane.complete_us == AT_US_MIN:
+        return None
+    return f"{max(now_us - lane.complete_us, 0) / 1e6:,.1f} s"
 
 
 def gaps_table(gaps: Iterable[Gap]) -> str:

@@ -204,9 +204,9 @@ def test_a_tombstone_is_nothing(value: bytes) -> None:
     ("value", "code", "word"),
     [
         (envelope("m", message={"prefix": "p", "content": "eA=="}), "not_a_change", "op"),
-        ({"status": "BEGIN", "id": "571:1", "ts_ms": 1}, "not_a_change", "status"),
+        ({"status": "BEGIN", "id": "571:1", "ts_ms": 1}, "marker", "status"),
         ({"source": MYSQL, "databaseName": "x", "ddl": "DROP TABLE t"}, "not_a_change", "ddl"),
-        ({"ts_ms": 1}, "not_a_change", "ts_ms"),
+        ({"ts_ms": 1}, "marker", "ts_ms"),
         (envelope("x"), "unknown_op", "op"),
         (envelope(op=5), "wrong_type", "op"),  # type: ignore[arg-type]
         (envelope(source=None), "wrong_type", "source"),

@@ -1,0 +1,382 @@
+"""The feed of a Kafka consumer group: lanes are partitions, positions are offsets.
+
+aiokafka is never left to choose a position: each partition is given one by ``seek``, and every
+poll checks that the consumer still stands where the last one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.structs import OffsetAndMetadata
+
+from pitr.adapters.kafka.config import KafkaConfig, translated
+from pitr.domain.errors import InvalidRequest, PitrError
+from pitr.domain.ports import FeedListener, FeedPoll
+from pitr.domain.records import Headers, Peeked, Records, digest_of
+
+PREFIX = "kafka"
+FETCH_BYTES = 64 * 1024 * 1024
+PARTITION_FETCH_BYTES = 4 * 1024 * 1024
+"""At least the longest record that a producer may send; a broker sends a longer one alone."""
+POLL_RECORDS_MAX = 20_000
+METADATA_AGE_MS = 5_000
+"""How soon a new topic or partition is found."""
+REBALANCE_TIMEOUT_MS = 30_000
+POLL_INTERVAL_MAX_MS = 300_000
+PEEK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What to capture: topics by name, or all whose whole name matches ``pattern``."""
+
+    group: str
+    topics: tuple[str, ...] = ()
+    pattern: str | None = None
+    session_timeout_ms: int = 10_000
+
+
+class KafkaFeed:
+    """A member of a consumer group."""
+
+    def __init__(self, config: KafkaConfig, subscription: Subscription) -> None:
+        self._config = config
+        self._wanted = subscription
+        self._consumer: AIOKafkaConsumer | None = None
+        self._peeker: AIOKafkaConsumer | None = None
+        self._admin: AIOKafkaAdminClient | None = None
+        self._peeking = asyncio.Lock()
+        self._next: dict[TopicPartition, int] = {}
+        self._kept: dict[str, int | None] = {}
+        self._logger = structlog.get_logger("pitr.kafka")
+
+    async def start(self, listener: FeedListener) -> None:
+        """Join the group.
+
+        Raises:
+            InvalidRequest: Kafka refuses us, or a topic does not exist.
+            Unavailable: No broker answers.
+        """
+        consumer = AIOKafkaConsumer(
+            **self._config.client(),
+            group_id=self._wanted.group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            metadata_max_age_ms=METADATA_AGE_MS,
+            session_timeout_ms=self._wanted.session_timeout_ms,
+            heartbeat_interval_ms=self._wanted.session_timeout_ms // 4,
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
+        )
+        members = _Members(listener, self._next)
+        consumer.subscribe(
+            topics=self._wanted.topics, pattern=self._wanted.pattern, listener=members
+        )
+        with translated():
+            try:
+                await consumer.start()
+            except BaseException:
+                await consumer.stop()
+                raise
+        self._consumer = consumer
+
+    async def poll(self, lanes: Sequence[str], *, timeout_s: float) -> FeedPoll:
+        """Return what came in for these lanes, waiting at most ``timeout_s``."""
+        consumer = self._joined()
+        ours = consumer.assignment()
+        wanted = [tp for tp in map(partition_of, lanes) if tp in ours and tp in self._next]
+        problems: dict[str, str] = {}
+        for tp in wanted.copy():
+            if (await consumer.position(tp)) != self._next[tp]:
+                problems[lane_of(tp)] = "the consumer does not stand where it ended"
+                wanted.remove(tp)
+        if not wanted:
+            await asyncio.sleep(timeout_s)
+            return FeedPoll(problems=problems)
+        try:
+            with translated():
+                found = await self._records(consumer, wanted, timeout_s, problems)
+        except kafka.IllegalStateError:  # a rebalance took a partition away meanwhile
+            return FeedPoll(problems=problems)
+        return await self._polled(consumer, wanted, found, problems)
+
+    async def _records(
+        self,
+        consumer: AIOKafkaConsumer,
+        wanted: list[TopicPartition],
+        timeout_s: float,
+        problems: dict[str, str],
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        try:
+            return cast(
+                Mapping[TopicPartition, Sequence[Any]],
+                await consumer.getmany(
+                    *wanted, timeout_ms=round(timeout_s * 1000), max_records=POLL_RECORDS_MAX
+                ),
+            )
+        except kafka.NoOffsetForPartitionError:  # from before we gave it one
+            return {}
+        except kafka.OffsetOutOfRangeError as error:
+            for tp in error.args[0]:
+                problems[lane_of(tp)] = "its position is not among those that the broker has"
+            return {}
+        except (kafka.CorruptRecordException, kafka.RecordTooLargeError) as error:
+            for tp in wanted:
+                problems[lane_of(tp)] = f"a record cannot be fetched: {error}"
+            return {}
+
+    async def _polled(
+        self,
+        consumer: AIOKafkaConsumer,
+        wanted: list[TopicPartition],
+        found: Mapping[TopicPartition, Sequence[Any]],
+        problems: dict[str, str],
+    ) -> FeedPoll:
+        records: list[Records] = []
+        ends: dict[str, int] = {}
+        idle_us: dict[str, int] = {}
+        ours = consumer.assignment()
+        for tp in wanted:
+            lane = lane_of(tp)
+            if tp not in ours or tp not in self._next or lane in problems:
+                continue
+            stands = await consumer.position(tp)
+            if stands != self._next[tp]:
+                records.append(_records_of(lane, self._next[tp], stands, found.get(tp, ())))
+                self._next[tp] = stands
+            end, stable = consumer.highwater(tp), consumer.last_stable_offset(tp)
+            if end is None or end < 0:
+                continue
+            ends[lane] = end
+            polled_ms = consumer.last_poll_timestamp(tp)
+            if polled_ms is not None and stands >= (stable if _is_known(stable) else end):
+                idle_us[lane] = polled_ms * 1000
+        return FeedPoll(records=tuple(records), ends=ends, idle_us=idle_us, problems=problems)
+
+    async def bounds(self, lanes: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return the first offset that is left of each lane, and the one after the last."""
+        partitions = [partition_of(lane) for lane in lanes]
+        async with self._peeking:
+            with translated():
+                peeker = await self._started_peeker()
+                first = await peeker.beginning_offsets(partitions)
+                end = await peeker.end_offsets(partitions)
+        return {lane_of(tp): (first[tp], end[tp]) for tp in partitions}
+
+    async def end(self, lane: str, position: int) -> int | None:
+        """Return the end as a fetch from ``position`` sees it, None if that is past the end.
+
+        There are brokers whose listed end is too small by most of the last batch.
+        """
+        tp = partition_of(lane)
+        async with self._peeking:
+            with translated():
+                peeker = await self._started_peeker()
+                peeker.assign([tp])
+                peeker.seek(tp, position)
+                try:
+                    await peeker.getmany(tp, timeout_ms=int(PEEK_S * 200), max_records=1)
+                except kafka.OffsetOutOfRangeError:
+                    return None
+                return cast(int | None, peeker.highwater(tp))
+
+    async def peek(self, lane: str, position: int) -> Peeked | None:
+        """Return the first record at or after an offset, None if there is none yet."""
+        tp = partition_of(lane)
+        async with self._peeking:
+            with translated():
+                peeker = await self._started_peeker()
+                peeker.assign([tp])
+                peeker.seek(tp, position)
+                found = await peeker.getmany(tp, timeout_ms=int(PEEK_S * 1000), max_records=1)
+        for record in found.get(tp, ()):
+            return Peeked(
+                position=record.offset,
+                digest=digest_of(record.key, record.value),
+                time_us=_time_us(record),
+            )
+        return None
+
+    async def _started_peeker(self) -> AIOKafkaConsumer:
+        """A consumer beside the group: on the group's, questions queue behind waiting fetches."""
+        if self._peeker is None:
+            peeker = AIOKafkaConsumer(
+                **self._config.client(),
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                fetch_max_wait_ms=100,
+            )
+            await peeker.start()
+            self._peeker = peeker
+        return self._peeker
+
+    def seek(self, lane: str, position: int) -> None:
+        """Let the lane give records from an offset on."""
+        tp = partition_of(lane)
+        self._joined().seek(tp, position)
+        self._next[tp] = position
+
+    async def released(self, positions: Mapping[str, int]) -> None:
+        """Commit offsets, so that the usual tools show the lag."""
+        consumer = self._joined()
+        ours = consumer.assignment()
+        offsets = {
+            tp: OffsetAndMetadata(position, "")
+            for lane, position in positions.items()
+            if (tp := partition_of(lane)) in ours
+        }
+        if not offsets:
+            return
+        try:
+            with translated():
+                await asyncio.wait_for(consumer.commit(offsets), 5)
+        except kafka.IllegalStateError:
+            return
+
+    async def kept_us(self, lanes: Sequence[str]) -> dict[str, int]:
+        """Return for how long each lane's topic keeps records, where the broker tells."""
+        topics = {partition_of(lane).topic for lane in lanes}
+        for topic in topics - self._kept.keys():
+            self._kept[topic] = await self._retention_us(topic)
+        found = {lane: self._kept[partition_of(lane).topic] for lane in lanes}
+        return {lane: kept for lane, kept in found.items() if kept is not None}
+
+    async def _retention_us(self, topic: str) -> int | None:
+        try:
+            with translated():
+                if self._admin is None:
+                    admin = AIOKafkaAdminClient(**_admin_arguments(self._config))
+                    await admin.start()
+                    self._admin = admin
+                answers = await self._admin.describe_configs(
+                    [ConfigResource(ConfigResourceType.TOPIC, topic)]
+                )
+        except PitrError as error:
+            self._logger.info("retention_unknown", topic=topic, reason=str(error))
+            return None
+        values = {
+            entry[0]: entry[1]
+            for answer in answers
+            for resource in answer.resources
+            for entry in resource[4]
+        }
+        if "delete" not in values.get("cleanup.policy", "delete"):
+            return None
+        kept_ms = int(values.get("retention.ms", -1))
+        return kept_ms * 1000 if kept_ms >= 0 else None
+
+    async def close(self) -> None:
+        """Leave the group."""
+        clients = (self._consumer, self._peeker, self._admin)
+        self._consumer = self._peeker = self._admin = None
+        for client in clients:
+            if client is None:
+                continue
+            try:
+                with translated():
+                    stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+                    await asyncio.wait_for(stop(), 5)
+            except PitrError as error:
+                self._logger.info("leaving_failed", reason=str(error))
+
+    def _joined(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise InvalidRequest("the feed is not started, or closed")
+        return self._consumer
+
+
+class _Members(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Passes rebalances on; a partition has no position of its own until ``seek``."""
+
+    def __init__(self, listener: FeedListener, positions: dict[TopicPartition, int]) -> None:
+        self._listener = listener
+        self._positions = positions
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._listener.revoked([lane_of(tp) for tp in revoked])
+        self._positions.clear()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._positions.clear()
+        await self._listener.assigned([lane_of(tp) for tp in assigned])
+
+
+def lane_of(partition: TopicPartition) -> str:
+    """Name the lane of a partition. Topics hold no colon."""
+    return f"{PREFIX}:{partition.topic}:{partition.partition}"
+
+
+def partition_of(lane: str) -> TopicPartition:
+    """Return the partition of a lane."""
+    _, topic, partition = lane.split(":")
+    return TopicPartition(topic, int(partition))
+
+
+def topic_of(lane: str) -> str:
+    """Return the topic of a lane."""
+    return str(partition_of(lane).topic)
+
+
+def checked_pattern(pattern: str) -> str:
+    """Return an expression that matches whole names of topics.
+
+    Raises:
+        InvalidRequest: It is no regular expression.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InvalidRequest(
+            "the pattern of topics is no regular expression",
+            hint="write it like shop\\..*",
+            pattern=pattern,
+            reason=str(error),
+        ) from error
+    return f"^(?:{pattern})$"
+
+
+def _records_of(lane: str, first: int, end: int, found: Sequence[Any]) -> Records:
+    values = [record.value for record in found]
+    keys = [record.key for record in found]
+    headers: list[Headers] | None = None
+    if any(record.headers for record in found):
+        headers = [record.headers for record in found]
+    return Records(
+        lane=lane,
+        position_first=first,
+        position_end=end,
+        positions=[record.offset for record in found],
+        values=values,
+        keys=keys,
+        times_us=[_time_us(record) for record in found],
+        headers=headers,
+        size_bytes=sum(len(value) for value in values if value is not None)
+        + sum(len(key) for key in keys if key is not None),
+    )
+
+
+def _time_us(record: Any) -> int | None:
+    known = record.timestamp is not None and record.timestamp >= 0
+    return record.timestamp * 1000 if known else None
+
+
+def _is_known(offset: int | None) -> bool:
+    return offset is not None and offset >= 0
+
+
+def _admin_arguments(config: KafkaConfig) -> dict[str, Any]:
+    return config.client()

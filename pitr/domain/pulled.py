@@ -1,0 +1,107 @@
+"""Rules for a lane that is pulled: what is a gap, what is another source, what is urgent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pitr.domain.admission import AT_US_MIN
+from pitr.domain.log import Gap, LaneState
+from pitr.domain.records import Peeked
+from pitr.domain.times import rfc3339
+
+NEAR_FRACTION = 0.2
+"""A lane that has less than this part of the source's records between it and their deletion."""
+
+OLD_FRACTION = 0.6
+"""A record that is as old as this part of the time for which it is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The positions that a lane's source has: ``[first, end)``."""
+
+    first: int
+    end: int
+
+
+def source_problem(lane: LaneState, source: Source, peeked: Peeked | None) -> str | None:
+    """Tell why a source cannot be the one that a lane was captured from; None if it can.
+
+    Args:
+        lane: Where it stands; its state has the digest of the last record captured.
+        source: What the source has now.
+        peeked: The record at that one's position, if the source still has it.
+    """
+    if lane.position > source.end:
+        return (
+            f"the source ends at {source.end}, before position {lane.position} which the log"
+            " reached: it was deleted and made again, or cut off"
+        )
+    known = lane.state.get("last")
+    if (
+        known
+        and peeked is not None
+        and peeked.position == known["position"]
+        and peeked.digest != known["digest"]
+    ):
+        return (
+            f"the record at position {peeked.position} is another one than the log holds:"
+            " the source was deleted and made again"
+        )
+    return None
+
+
+def gap_of(lane: LaneState, source: Source, peeked: Peeked | None, *, recorded_us: int) -> Gap:
+    """Describe what a source has deleted before the lane came to it.
+
+    Args:
+        peeked: The first record that is left, if there is one.
+    """
+    return Gap(
+        lane=lane.lane,
+        position_first=lane.position,
+        position_end=source.first,
+        at_min_us=lane.at_us if lane.at_us > AT_US_MIN else None,
+        at_max_us=peeked.time_us if peeked is not None else None,
+        seq_end=1,
+        reason="the source deleted them before they were captured (retention)",
+        recorded_us=recorded_us,
+    )
+
+
+def next_lane(lane: LaneState) -> str | None:
+    """Return the lane that this one was replaced by, if it was."""
+    following: str | None = lane.state.get("replaced_by")
+    return following
+
+
+def replacement(lane: str) -> str:
+    """Name the lane that takes over when the source of a lane was made again."""
+    base, tilde, number = lane.rpartition("~")
+    return f"{base}~{int(number) + 1}" if tilde and number.isdigit() else f"{lane}~2"
+
+
+def retention_problem(
+    position: int, source: Source, *, oldest_us: int | None, kept_us: int | None, now_us: int
+) -> str | None:
+    """Warn before a source deletes what is not captured yet; None if that is far off.
+
+    Args:
+        oldest_us: Time of the oldest record that is not captured.
+        kept_us: For how long the source keeps records, where that is known.
+    """
+    if position >= source.end:
+        return None
+    if oldest_us is not None and kept_us is not None:
+        if now_us - oldest_us < OLD_FRACTION * kept_us:
+            return None
+        return (
+            f"records from {rfc3339(oldest_us)} on are not captured, and the source deletes them"
+            f" at {rfc3339(oldest_us + kept_us)}"
+        )
+    if source.first and position - source.first < NEAR_FRACTION * (source.end - source.first):
+        return (
+            f"{source.end - position} records are not captured, and the source deletes from"
+            f" position {source.first} on"
+        )
+    return None

@@ -1,0 +1,1 @@
+"""Real brokers that speak Kafka's protocol, and tests on them."""
