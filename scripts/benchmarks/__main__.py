@@ -11,9 +11,10 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.benchmarks import history, ingest, replay, restore_postgres, storage
+from scripts.benchmarks import capture_kafka, history, ingest, replay, restore_postgres, storage
 
 BENCHES = {
+    "capture-kafka": (capture_kafka.run, 1_000_000),
     "ingest": (ingest.run, 2_000_000),
     "replay": (replay.run, 10_000_000),
     "restore-postgres": (restore_postgres.run, 2_000_000),
