@@ -22,7 +22,7 @@ from pitr.domain.catalog import Catalog
 from pitr.domain.errors import Busy, LaneTaken, PitrError, PositionConflict, Unavailable
 from pitr.domain.limits import Limits
 from pitr.domain.log import Gap, LaneReport, LaneState
-from pitr.domain.ports import Clock, Decoder, Feed
+from pitr.domain.ports import Clock, Decoder, Feed, FeedPoll
 from pitr.domain.pulled import Source, gap_of, next_lane, retention_problem, source_problem
 from pitr.domain.records import Reading, Records, digest_of, joined
 from pitr.services.append import Appender
@@ -71,6 +71,8 @@ class _Lane:
     idle_us: int | None = None
     problem: str | None = None
     warning: str | None = None
+    failures: int = 0
+    fails_to_store: bool = False
     stored: int = 0
     stored_before: int = 0
     released: int | None = None
@@ -133,6 +135,7 @@ class Capture:
         self._limits = limits
         self._start = start
         self._lanes: dict[str, _Lane] = {}
+        self._leaving = False
         self._logger = structlog.get_logger("pitr.capture")
         self.problem: str | None = "starting"
         """Why nothing is captured just now, None while all is well."""
@@ -157,12 +160,20 @@ class Capture:
         Raises:
             InvalidRequest: The source refuses us.
         """
-        async with asyncio.TaskGroup() as self._tasks:
-            reporting = self._tasks.create_task(self._report_on())
-            try:
-                await self._run(stop)
-            finally:
-                reporting.cancel()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                beside = [self._report_on(), self._look_on()]
+                running = [self._tasks.create_task(each) for each in beside]
+                try:
+                    await self._run(stop)
+                finally:
+                    for task in running:
+                        task.cancel()
+        except BaseExceptionGroup as failures:  # what a task group makes of one error
+            refused, others = failures.split(PitrError)
+            if refused is None or others is not None:
+                raise
+            raise _single(refused) from failures
 
     async def _run(self, stop: asyncio.Event) -> None:
         try:
@@ -171,6 +182,7 @@ class Capture:
             while not stop.is_set():
                 await self._poll(stop)
         finally:
+            self._leaving = True
             await self.revoked(list(self._lanes))
             await self._feed.close()
 
@@ -178,6 +190,10 @@ class Capture:
 
     async def assigned(self, lanes: Sequence[str]) -> None:
         """Begin to work on lanes."""
+        await self.revoked([name for name in lanes if name in self._lanes])
+        if self._leaving:
+            return
+        self.problem = None
         for name in lanes:
             lane = self._lanes[name] = _Lane(name, name)
             lane.task = self._tasks.create_task(self._work(lane))
@@ -229,10 +245,18 @@ class Capture:
             return
         self.problem = None
         for records in found.records:
-            lane = self._lanes.get(records.lane)
-            if lane is not None and lane.begun and lane.polled == records.position_first:
-                lane.idle_us = None
-                lane.add(records)
+            if (lane := self._lanes.get(records.lane)) is not None and lane.begun:
+                self._add(lane, records)
+        self._note(found)
+
+    def _add(self, lane: _Lane, records: Records) -> None:
+        if lane.polled == records.position_first:
+            lane.idle_us = None
+            lane.add(records)
+        else:
+            self._move(lane, "the source does not go on where it ended")
+
+    def _note(self, found: FeedPoll) -> None:
         for name, end in found.ends.items():
             if (lane := self._lanes.get(name)) is not None:
                 lane.source_end, lane.seen_us = end, self._clock.now_us()
@@ -241,8 +265,12 @@ class Capture:
                 lane.idle_us = idle_us
         for name, problem in found.problems.items():
             if (lane := self._lanes.get(name)) is not None and lane.begun:
-                lane.begun, lane.moved = False, problem
-                lane.arrived.set()
+                self._move(lane, problem)
+
+    def _move(self, lane: _Lane, reason: str) -> None:
+        """Let a lane begin again."""
+        lane.begun, lane.moved = False, reason
+        lane.arrived.set()
 
     def _hungry(self) -> list[str]:
         """The lanes with room for more (back-pressure: the others are not polled)."""
@@ -264,13 +292,17 @@ class Capture:
 
     async def _work(self, lane: _Lane) -> None:
         """Work on a lane until it is taken away; begin again after every failure."""
-        attempt = 0
         while True:
+            begun = False
             try:
                 await self._begin(lane)
-                attempt = 0
+                begun = True
                 await self._drain(lane)
             except LaneTaken as error:
+                if error.facts.get("owner") is None:  # released or restarted: take it up again
+                    lane.drop()
+                    await asyncio.sleep(BACKOFF_S[0])
+                    continue
                 lane.problem = "another worker captures it"
                 self._logger.warning("lane_taken", log=self._log, lane=lane.name, error=str(error))
                 lane.drop()
@@ -284,18 +316,19 @@ class Capture:
                 lane.drop()
                 await asyncio.sleep(HALTED_RETRY_S)
             except (PitrError, OSError) as error:
-                lane.problem = None if isinstance(error, PositionConflict) else str(error)
+                if not isinstance(error, PositionConflict):
+                    lane.problem, lane.fails_to_store = str(error), begun
                 self._logger.warning(
                     "lane_begins_again", log=self._log, lane=lane.stored_as, error=str(error)
                 )
                 lane.drop()
-                await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
-                attempt += 1
+                await asyncio.sleep(BACKOFF_S[min(lane.failures, len(BACKOFF_S) - 1)])
+                lane.failures += 1
 
     async def _begin(self, lane: _Lane) -> None:
         """Claim the lane, see that the source still is the one that was captured, and seek."""
         first, end = (await self._feed.bounds([lane.name]))[lane.name]
-        state = await self._claimed(lane, first if self._start == "beginning" else end)
+        state = await self._claimed(lane, first, end)
         if state.position > end:
             end = await self._feed.end(lane.name, state.position) or end
         lane.position = state.position
@@ -316,11 +349,17 @@ class Capture:
             position = first
         lane.position = lane.polled = position
         lane.source_first, lane.source_end = first, end
-        lane.problem, lane.begun = None, True
+        if not lane.fails_to_store or position >= end:
+            self._is_well(lane)
         self._feed.seek(lane.name, position)
+        lane.begun = True
 
-    async def _claimed(self, lane: _Lane, start: int) -> LaneState:
-        stored_as = lane.name
+    @staticmethod
+    def _is_well(lane: _Lane) -> None:
+        lane.problem, lane.fails_to_store, lane.failures = None, False, 0
+
+    async def _claimed(self, lane: _Lane, first: int, end: int) -> LaneState:
+        stored_as, start = lane.name, first if self._start == "beginning" else end
         while True:
             now_us = self._clock.now_us()
             states = await self._catalog.claim(
@@ -330,7 +369,7 @@ class Capture:
             if following is None:
                 lane.stored_as = stored_as
                 return states[stored_as]
-            stored_as = following
+            stored_as, start = following, first  # nothing of a topic made again may be missed
 
     async def _record(self, gap: Gap) -> None:
         gap = await self._catalog.skip(self._log, self._owner, gap)
@@ -408,21 +447,19 @@ class Capture:
                     break
         finally:
             lane.settled.set()
+        self._is_well(lane)
         lane.position = records.position_end
         lane.stored += appended.count
 
     # Reports
 
     async def _report_on(self) -> None:
-        bounds_at, reported = 0.0, time.monotonic()
+        reported = time.monotonic()
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             now = time.monotonic()
             try:
                 lanes = [lane for lane in self._lanes.values() if lane.position is not None]
-                if now - bounds_at >= BOUNDS_EVERY_S:
-                    bounds_at = now
-                    await self._look_at_retention(lanes)
                 reports = [self._report(lane, now - reported) for lane in lanes]
                 reported = now
                 if reports:
@@ -430,6 +467,15 @@ class Capture:
                 await self._release(lanes)
             except PitrError as error:
                 self._logger.warning("report_failed", log=self._log, error=str(error))
+
+    async def _look_on(self) -> None:
+        """Beside the reports: a source that is away must not hold those up."""
+        while True:
+            try:
+                await self._look_at_retention(list(self._lanes.values()))
+            except PitrError as error:
+                self._logger.warning("look_failed", log=self._log, error=str(error))
+            await asyncio.sleep(BOUNDS_EVERY_S)
 
     def _report(self, lane: _Lane, seconds: float) -> LaneReport:
         assert lane.position is not None
@@ -443,7 +489,7 @@ class Capture:
             source_end=lane.source_end,
             seen_us=lane.seen_us,
             rate=rate,
-            problem=lane.problem or lane.warning,
+            problem=lane.problem or self.problem or lane.warning,
             complete_us=None if idle_us is None else idle_us - self._limits.lateness_us,
         )
 
@@ -503,6 +549,12 @@ async def _sleep(seconds: float, stop: asyncio.Event) -> None:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:
         return
+
+
+def _single(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _ended(task: asyncio.Future[Any]) -> None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -25,7 +25,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from pitr.adapters.embedded import EmbeddedPostgres
+from pitr.adapters.embedded_files import PORT
+from pitr.adapters.embedded_server import SUPERUSER
 from pitr.app import App, open_app
+from pitr.domain.errors import PitrError
 from pitr.settings import load_settings
 from tests.kafka import brokers
 from tests.kafka.brokers import Broker
@@ -35,6 +38,9 @@ RECORDS = 200_000
 PARTITIONS = 6
 KEYS = 5_000
 SESSION_S = 6
+FROZEN_S = 8
+"""How much longer a worker is frozen than its session lasts: Tansu takes five seconds to notice."""
+CATALOG_DELAY_S = 0.04
 PRODUCE_S = 25.0
 WAIT_S = 120.0
 EVENTS = (
@@ -62,6 +68,10 @@ class Worker:
                 self.command, env=self.environment, stdout=said, stderr=said, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int | None:
+        return None if self.popen is None else self.popen.pid
+
     def kill(self) -> None:
         assert self.popen is not None
         with contextlib.suppress(ProcessLookupError):
@@ -79,8 +89,8 @@ class Place:
     """A catalog, a store and workers on one topic."""
 
     folder: Path
-    server: EmbeddedPostgres
-    url: str
+    servers: list[EmbeddedPostgres]
+    slow_url: str
     broker: Broker
     topic: str
     workers: list[Worker] = field(default_factory=list)
@@ -89,7 +99,7 @@ class Place:
         environment = {name: value for name, value in os.environ.items() if "PITR_" not in name}
         environment |= {
             "PITR_DATA": str(self.folder / "data"),
-            "PITR_CATALOG_URL": self.url,
+            "PITR_CATALOG_URL": self.slow_url,
             "PITR_KAFKA_BOOTSTRAP": self.broker.bootstrap,
             "PITR_KAFKA_TOPICS": self.topic,
             "PITR_KAFKA_SESSION_S": str(SESSION_S),
@@ -148,15 +158,44 @@ async def produce(bootstrap: str, topic: str) -> None:
         await producer.stop()
 
 
-async def hurt_them(place: Place, seed: int, done: asyncio.Event) -> list[str]:
+@contextlib.asynccontextmanager
+async def slow_catalog(server: EmbeddedPostgres) -> AsyncIterator[int]:
+    """A way to the catalog that takes its time, so that workers are hurt while they append."""
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(1 << 20):
+                await asyncio.sleep(CATALOG_DELAY_S)
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def connected(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        socket = server.socket_folder / f".s.PGSQL.{PORT}"
+        try:
+            behind, before = await asyncio.open_unix_connection(str(socket))
+        except OSError:  # it is down just now
+            target.close()
+            return
+        await asyncio.gather(copy(source, before), copy(behind, target))
+
+    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+
+
+async def hurt_them(app: App, place: Place, *, seed: int, done: asyncio.Event) -> list[str]:
     """Hurt one thing after the other until ``done``; return what was done."""
     dice = random.Random(seed)
     story: list[str] = []
-    acts = ["freeze", "kill", "catalog", "freeze", "store"]
+    acts = ["freeze", "store", "freeze", "catalog", "kill"]
+    await captured(app, 1, story)
     async with asyncio.TaskGroup() as group:
         while not done.is_set():
-            act = acts.pop(0) if acts else dice.choice(["kill", "kill", "freeze", "catalog"])
-            worker = dice.choice(place.workers)
+            act = acts.pop(0) if acts else dice.choice(["kill", "freeze", "freeze", "catalog"])
+            worker = await busiest(app, place) or dice.choice(place.workers)
             story.append(act)
             if act == "kill":
                 worker.kill()
@@ -172,19 +211,30 @@ async def hurt_them(place: Place, seed: int, done: asyncio.Event) -> list[str]:
     return story
 
 
+async def busiest(app: App, place: Place) -> Worker | None:
+    """The worker that stored something last; owners are named host/process/id."""
+    with contextlib.suppress(PitrError):
+        lanes = [lane for lane in await app.catalog.lanes(LOG) if lane.owner is not None]
+        newest = max(lanes, key=lambda lane: lane.recorded_us, default=None)
+        for worker in place.workers:
+            if newest is not None and f"/{worker.pid}/" in str(newest.owner):
+                return worker
+    return None
+
+
 async def freeze(worker: Worker) -> None:
     """Stop a worker for longer than its session lasts: the others take its partitions."""
     worker.signal(signal.SIGSTOP)
-    await asyncio.sleep(SESSION_S + 3)
+    await asyncio.sleep(SESSION_S + FROZEN_S)
     worker.signal(signal.SIGCONT)
 
 
 async def restart(place: Place) -> None:
     """Kill the catalog's server and start it again a second later."""
-    pid = int((place.server.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+    pid = int((place.servers[0].folder / "data" / "postmaster.pid").read_text().splitlines()[0])
     os.kill(pid, signal.SIGKILL)
     await asyncio.sleep(1)
-    place.server = await EmbeddedPostgres.start(place.server.folder)
+    place.servers.append(await EmbeddedPostgres.start(place.servers[0].folder))
 
 
 async def lose_store(place: Place) -> None:
@@ -203,7 +253,8 @@ async def captured(app: App, count: int, story: list[str]) -> None:
     deadline = time.monotonic() + WAIT_S
     stored = 0
     while time.monotonic() < deadline:
-        stored = (await app.catalog.log(LOG)).seq_next - 1
+        with contextlib.suppress(PitrError):  # the catalog may be away just now
+            stored = (await app.catalog.log(LOG)).seq_next - 1
         if stored >= count:
             return
         await asyncio.sleep(0.2)
@@ -229,16 +280,19 @@ async def test_every_record_is_in_the_log_once(
     topic = f"chaos-{uuid4().hex[:12]}"
     await brokers.create_topic(broker.bootstrap, topic, partitions=PARTITIONS)
     server = await EmbeddedPostgres.start(place_folder / "pg")
-    place = Place(place_folder, server, await server.ensure_database("pitr"), broker, topic)
-    settings = load_settings(data=place_folder / "data", catalog_url=place.url)
+    servers = [server]
+    url = await server.ensure_database("pitr")
+    settings = load_settings(data=place_folder / "data", catalog_url=url)
     try:
-        async with open_app(settings) as app:
+        async with open_app(settings) as app, slow_catalog(server) as port:
+            slow_url = f"postgresql://{SUPERUSER}@127.0.0.1:{port}/pitr"
+            place = Place(place_folder, servers, slow_url, broker, topic)
             await app.ensure_log(LOG)
             for _ in range(count):
                 hurt.append(place.add_worker())
             done = asyncio.Event()
             async with asyncio.TaskGroup() as group:
-                hurting = group.create_task(hurt_them(place, seed=count, done=done))
+                hurting = group.create_task(hurt_them(app, place, seed=count, done=done))
                 await produce(broker.bootstrap, topic)
                 done.set()
             story = hurting.result()
@@ -251,7 +305,8 @@ async def test_every_record_is_in_the_log_once(
     finally:
         for worker in hurt:
             worker.kill()
-        await place.server.stop()
+        for each in servers:
+            await each.stop()
 
 
 async def check(app: App) -> None:

@@ -21,6 +21,9 @@ ACQUIRE_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 120.0
 """Longest wait for one statement."""
 
+TIMEOUTS = {"idle_in_transaction_session_timeout": "15s", "tcp_user_timeout": "15s"}
+"""A process that stands still in the middle of an append holds the log's lock; not for long."""
+
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -118,5 +121,10 @@ async def open_pool(url: str) -> Any:
             timeout=20,
             init=_prepare,
             reset=_leave,
-            server_settings={"application_name": "pitr", "timezone": "UTC", "jit": "off"},
+            server_settings={
+                "application_name": "pitr",
+                "timezone": "UTC",
+                "jit": "off",
+                **TIMEOUTS,
+            },
         )

@@ -21,7 +21,9 @@ class Lanes(Connected):
     SELECT $1, starts.lane, starts.position, $4, $5, $4, $6
     FROM unnest($2::text[], $3::bigint[]) AS starts (lane, position)
     ON CONFLICT (log_id, lane) DO UPDATE
-    SET owner = excluded.owner, complete_us = coalesce(lane.complete_us, excluded.complete_us)
+    SET owner = CASE WHEN lane.state ? 'replaced_by' THEN lane.owner ELSE excluded.owner END,
+        complete_us = CASE WHEN lane.state ? 'replaced_by' THEN lane.complete_us
+                           ELSE coalesce(lane.complete_us, excluded.complete_us) END
     RETURNING {rows.LANE_COLUMNS}
     """
 
@@ -30,7 +32,8 @@ class Lanes(Connected):
     ) -> dict[str, LaneState]:
         """Make ``owner`` the only one that may append to these lanes.
 
-        Under the log's lock: once this returns, no append of an earlier owner can succeed.
+        Under the log's lock: once this returns, no append of an earlier owner can succeed. A lane
+        that was replaced stays as it is: it gets nothing more, and is nobody's.
 
         Args:
             starts: The lanes, with the position that a new one starts from.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,7 +21,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import OffsetAndMetadata
 
 from pitr.adapters.kafka.config import KafkaConfig, translated
-from pitr.domain.errors import InvalidRequest, PitrError
+from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
+from pitr.domain.formats.times import AT_US_END
 from pitr.domain.ports import FeedListener, FeedPoll
 from pitr.domain.records import Headers, Peeked, Records, digest_of
 
@@ -32,8 +34,13 @@ POLL_RECORDS_MAX = 20_000
 METADATA_AGE_MS = 5_000
 """How soon a new topic or partition is found."""
 REBALANCE_TIMEOUT_MS = 30_000
-POLL_INTERVAL_MAX_MS = 300_000
+POLL_INTERVAL_MAX_MS = 7 * 86_400_000
+"""Lanes that are halted or full are not polled; heartbeats alone say that we are alive."""
 PEEK_S = 5.0
+LEAVE_S = 3.0
+"""How long a broker may take to note what we tell it; nothing depends on it."""
+SILENT_S = 5.0
+"""Nobody has answered a fetch for so long: the brokers are away (aiokafka tries on in silence)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +65,8 @@ class KafkaFeed:
         self._peeking = asyncio.Lock()
         self._next: dict[TopicPartition, int] = {}
         self._kept: dict[str, int | None] = {}
+        self._polled_s = self._heard_s = 0.0
+        self._heard_ms = 0
         self._logger = structlog.get_logger("pitr.kafka")
 
     async def start(self, listener: FeedListener) -> None:
@@ -106,12 +115,28 @@ class KafkaFeed:
         if not wanted:
             await asyncio.sleep(timeout_s)
             return FeedPoll(problems=problems)
-        try:
-            with translated():
+        with translated():
+            try:
                 found = await self._records(consumer, wanted, timeout_s, problems)
-        except kafka.IllegalStateError:  # a rebalance took a partition away meanwhile
-            return FeedPoll(problems=problems)
-        return await self._polled(consumer, wanted, found, problems)
+            except kafka.IllegalStateError:  # a rebalance took a partition away meanwhile
+                return FeedPoll(problems=problems)
+            polled = await self._polled(consumer, wanted, found, problems)
+        self._listen(consumer, wanted, polled)
+        return polled
+
+    def _listen(
+        self, consumer: AIOKafkaConsumer, wanted: list[TopicPartition], polled: FeedPoll
+    ) -> None:
+        """Notice that no broker answers any more; a poll finds nothing then, and says no more."""
+        now_s, ours = time.monotonic(), consumer.assignment()
+        heard = [consumer.last_poll_timestamp(tp) or 0 for tp in wanted if tp in ours]
+        heard_ms = max(heard, default=0)
+        paused = now_s - self._polled_s > SILENT_S / 2
+        self._polled_s = now_s
+        if polled.records or polled.problems or paused or heard_ms != self._heard_ms:
+            self._heard_ms, self._heard_s = heard_ms, now_s
+        elif now_s - self._heard_s > SILENT_S:
+            raise Unavailable("Kafka does not answer", hint="see the brokers of the partitions")
 
     async def _records(
         self,
@@ -121,12 +146,15 @@ class KafkaFeed:
         problems: dict[str, str],
     ) -> Mapping[TopicPartition, Sequence[Any]]:
         try:
-            return cast(
-                Mapping[TopicPartition, Sequence[Any]],
-                await consumer.getmany(
-                    *wanted, timeout_ms=round(timeout_s * 1000), max_records=POLL_RECORDS_MAX
-                ),
-            )
+            async with asyncio.timeout(timeout_s + 1):  # it waits for a rebalance without end
+                return cast(
+                    Mapping[TopicPartition, Sequence[Any]],
+                    await consumer.getmany(
+                        *wanted, timeout_ms=round(timeout_s * 1000), max_records=POLL_RECORDS_MAX
+                    ),
+                )
+        except TimeoutError:
+            return {}
         except kafka.NoOffsetForPartitionError:  # from before we gave it one
             return {}
         except kafka.OffsetOutOfRangeError as error:
@@ -157,12 +185,15 @@ class KafkaFeed:
             if stands != self._next[tp]:
                 records.append(_records_of(lane, self._next[tp], stands, found.get(tp, ())))
                 self._next[tp] = stands
-            end, stable = consumer.highwater(tp), consumer.last_stable_offset(tp)
+            end = consumer.highwater(tp)
             if end is None or end < 0:
                 continue
             ends[lane] = end
+            if stands > end and not found.get(tp):
+                problems[lane] = "its position is past the end of what the broker has"
+            # Not the last stable offset: what an open transaction holds is older than its end.
             polled_ms = consumer.last_poll_timestamp(tp)
-            if polled_ms is not None and stands >= (stable if _is_known(stable) else end):
+            if polled_ms is not None and stands >= end:
                 idle_us[lane] = polled_ms * 1000
         return FeedPoll(records=tuple(records), ends=ends, idle_us=idle_us, problems=problems)
 
@@ -201,8 +232,8 @@ class KafkaFeed:
                 peeker = await self._started_peeker()
                 peeker.assign([tp])
                 peeker.seek(tp, position)
-                found = await peeker.getmany(tp, timeout_ms=int(PEEK_S * 1000), max_records=1)
-        for record in found.get(tp, ()):
+                found = await _first(peeker, tp)
+        for record in found:
             return Peeked(
                 position=record.offset,
                 digest=digest_of(record.key, record.value),
@@ -220,14 +251,19 @@ class KafkaFeed:
                 isolation_level="read_committed",
                 fetch_max_wait_ms=100,
             )
-            await peeker.start()
+            try:
+                await peeker.start()
+            except BaseException:
+                await peeker.stop()
+                raise
             self._peeker = peeker
         return self._peeker
 
     def seek(self, lane: str, position: int) -> None:
         """Let the lane give records from an offset on."""
         tp = partition_of(lane)
-        self._joined().seek(tp, position)
+        with translated():
+            self._joined().seek(tp, position)
         self._next[tp] = position
 
     async def released(self, positions: Mapping[str, int]) -> None:
@@ -241,11 +277,11 @@ class KafkaFeed:
         }
         if not offsets:
             return
-        try:
-            with translated():
-                await asyncio.wait_for(consumer.commit(offsets), 5)
-        except kafka.IllegalStateError:
-            return
+        with translated():
+            try:
+                await asyncio.wait_for(consumer.commit(offsets), LEAVE_S)
+            except (kafka.IllegalStateError, kafka.CommitFailedError):  # they go to others now
+                return
 
     async def kept_us(self, lanes: Sequence[str]) -> dict[str, int]:
         """Return for how long each lane's topic keeps records, where the broker tells."""
@@ -258,11 +294,8 @@ class KafkaFeed:
     async def _retention_us(self, topic: str) -> int | None:
         try:
             with translated():
-                if self._admin is None:
-                    admin = AIOKafkaAdminClient(**_admin_arguments(self._config))
-                    await admin.start()
-                    self._admin = admin
-                answers = await self._admin.describe_configs(
+                admin = await self._started_admin()
+                answers = await admin.describe_configs(
                     [ConfigResource(ConfigResourceType.TOPIC, topic)]
                 )
         except PitrError as error:
@@ -274,24 +307,39 @@ class KafkaFeed:
             for resource in answer.resources
             for entry in resource[4]
         }
-        if "delete" not in values.get("cleanup.policy", "delete"):
+        if "delete" not in (values.get("cleanup.policy") or "delete"):
             return None
-        kept_ms = int(values.get("retention.ms", -1))
+        kept_ms = int(values.get("retention.ms") or -1)
         return kept_ms * 1000 if kept_ms >= 0 else None
+
+    async def _started_admin(self) -> AIOKafkaAdminClient:
+        if self._admin is None:
+            admin = AIOKafkaAdminClient(**_admin_arguments(self._config))
+            try:
+                await admin.start()
+            except BaseException:
+                await admin.close()
+                raise
+            self._admin = admin
+        return self._admin
 
     async def close(self) -> None:
         """Leave the group."""
         clients = (self._consumer, self._peeker, self._admin)
         self._consumer = self._peeker = self._admin = None
-        for client in clients:
-            if client is None:
-                continue
-            try:
-                with translated():
-                    stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-                    await asyncio.wait_for(stop(), 5)
-            except PitrError as error:
-                self._logger.info("leaving_failed", reason=str(error))
+        await asyncio.gather(*(self._stop(client) for client in clients if client is not None))
+
+    async def _stop(self, client: AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
+        stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+        # In a task: with the brokers away, a client ends as cancelled, and we are not.
+        stopping = asyncio.ensure_future(stop())  # noqa: TID251 - awaited here
+        try:
+            await asyncio.wait([stopping], timeout=LEAVE_S)
+        finally:
+            ended = stopping.done() and not stopping.cancelled()
+            stopping.cancel()
+        if not ended or stopping.exception() is not None:
+            self._logger.info("leaving_failed", clients=type(client).__name__)
 
     def _joined(self) -> AIOKafkaConsumer:
         if self._consumer is None:
@@ -370,12 +418,23 @@ def _records_of(lane: str, first: int, end: int, found: Sequence[Any]) -> Record
 
 
 def _time_us(record: Any) -> int | None:
-    known = record.timestamp is not None and record.timestamp >= 0
+    """A time that is none, as of a producer that counts nanoseconds, is as good as no time."""
+    known = record.timestamp is not None and 0 <= record.timestamp * 1000 < AT_US_END
     return record.timestamp * 1000 if known else None
 
 
-def _is_known(offset: int | None) -> bool:
-    return offset is not None and offset >= 0
+async def _first(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Sequence[Any]:
+    """Fetch one record, or none: at the end, or when that takes too long."""
+    until_s = time.monotonic() + PEEK_S
+    while time.monotonic() < until_s:
+        found = await consumer.getmany(tp, timeout_ms=200, max_records=1)
+        if tp in found:
+            return cast(Sequence[Any], found[tp])
+        stable, end = consumer.last_stable_offset(tp), consumer.highwater(tp)
+        readable = stable if stable is not None and stable >= 0 else end
+        if readable is not None and await consumer.position(tp) >= readable:
+            break
+    return ()
 
 
 def _admin_arguments(config: KafkaConfig) -> dict[str, Any]:
