@@ -185,6 +185,7 @@ class App:
             rows_only=rows_only,
             drop_unknown=drop_unknown,
             stream=stream,
+            kafka=lambda bootstrap: kafka_config(self.settings, bootstrap=bootstrap),
         )
 
     async def revive_catalog(self) -> None:

@@ -167,7 +167,9 @@ def _meta(meta: str | None, headers: Headers) -> str:
     if not is_object(document):
         return f'{{"meta":{meta},"headers":{added}}}'
     known = members(document)
-    name = "headers" if "headers" not in known else "record_headers"
+    name = "headers"
+    while name in known:
+        name = f"record_{name}"
     comma = "," if known else ""
     return f'{meta.rstrip()[:-1]}{comma}"{name}":{added}}}'
 

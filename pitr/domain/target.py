@@ -13,6 +13,9 @@ from pitr.domain.log import Gap, LogView
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.times import duration_us, time_us
 
+PULLED_PREFIXES = ("kafka:", "postgres:")
+"""Of lanes that belong to one source, which spreads a transaction over them."""
+
 TRANSACTION_WINDOW = 100_000
 """Changes around a seq target that are searched for transactions it would tear."""
 
@@ -143,6 +146,12 @@ def neighbour_objects(view: LogView, at_us: int) -> tuple[ObjectRef, ...]:
         or (ref.at_max_us <= at_us and ref.at_max_us == max(before))
         or (ref.at_min_us > at_us and ref.at_min_us == min(after))
     )
+
+
+def may_straddle(view: LogView) -> bool:
+    """Tell whether transactions may come in parts through several lanes of a pulled source."""
+    pulled = [lane for lane in view.lanes if lane.lane.startswith(PULLED_PREFIXES)]
+    return len(pulled) > 1
 
 
 def torn_by_seq(near: Iterable[tuple[int, str | None]], seq_end: int) -> dict[str, int]:

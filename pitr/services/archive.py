@@ -10,12 +10,13 @@ from pathlib import Path
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.columnar.replay import Replay, ReplayInput
+from pitr.domain.columnar.torn import torn_transactions
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.plan import Reads, plan_reads
 from pitr.domain.ports import ObjectStore
-from pitr.domain.target import Cut
+from pitr.domain.target import Cut, may_straddle
 
 VERIFY_AT_ONCE = 4
 """Objects that are fetched and hashed at the same time."""
@@ -86,6 +87,26 @@ class Archive:
             collections=frozenset(collections) if collections is not None else None,
             use_snapshots=use_snapshots,
         )
+
+    async def torn(self, view: LogView, cut: Cut) -> dict[str, int]:
+        """Return the transactions that ``cut`` would tear, if they may come by several lanes.
+
+        Raises:
+            DataLoss: A segment is missing, damaged or another one.
+        """
+        if not may_straddle(view) or (cut.at_us is None and cut.seq_end >= view.state.seq_next):
+            return {}
+        paths = await self.verified(view.segments)
+        async with self.scratch_folder() as folder:
+            return await asyncio.to_thread(
+                torn_transactions,
+                paths,
+                view.tail,
+                cut,
+                memory_bytes=self._limits.memory_bytes,
+                spill_folder=folder,
+                threads=self._limits.threads,
+            )
 
     @asynccontextmanager
     async def state(

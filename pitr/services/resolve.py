@@ -71,6 +71,7 @@ class Resolver:
             )
         seq_end = view.state.seq_next
         torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=target.at_us)
+        torn |= await self._archive.torn(view, Cut(seq_end=seq_end, at_us=target.at_us))
         cut = Cut(seq_end=seq_end, at_us=target.at_us, without_tx=frozenset(torn))
         paths = await self._archive.verified(neighbour_objects(view, target.at_us))
         previous, following = await asyncio.to_thread(neighbours, paths, view.tail, target.at_us)
@@ -116,6 +117,7 @@ class Resolver:
             seq_end=seq_end + TRANSACTION_WINDOW,
         )
         torn = torn_by_seq(rows, seq_end) | torn  # the catalog knows where a long one began
+        torn |= await self._archive.torn(view, Cut(seq_end=seq_end))
         cut = Cut(seq_end=seq_end, without_tx=frozenset(torn))
         previous = await asyncio.to_thread(change_at, paths, view.tail, seq_end - 1)
         following = await asyncio.to_thread(change_at, paths, view.tail, seq_end)

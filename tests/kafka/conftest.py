@@ -18,7 +18,6 @@ from aiokafka.errors import KafkaError
 from tests.kafka import brokers
 from tests.kafka.brokers import Broker
 
-
 # Nobody misses an external broker that was not named; any other that is missing is a skip.
 TESTED = [name for name in brokers.NAMES if name != "external" or not brokers.absent(name)]
 

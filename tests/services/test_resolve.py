@@ -134,3 +134,25 @@ async def test_a_gap_is_named_by_what_it_touches(world: World) -> None:
     inside = await resolve(world, at(T2))
     assert (inside.position, inside.gaps) == ("gap", (gap,))
     assert (await resolve(world, at(T3))).gaps == (gap,)
+
+
+async def test_transactions_that_come_by_two_lanes_stay_whole(world: World) -> None:
+    """More of them than the catalog remembers, and their parts further apart than a window."""
+    count = 1_500
+    for lane in ("kafka:orders:0", "kafka:lines:0"):
+        rows = [
+            draft(number, collection=lane, commit_us=T1 + number % 3 * 100, tx=f"{number}")
+            for number in range(count)
+        ]
+        rows.sort(key=lambda row: row["commit_us"])
+        await world.append(batch(rows, lane=lane))
+        await world.sealer.seal(world.log, force=True)
+    assert await world.state(f"seq:{count}") == {}
+    assert len(await world.state(f"seq:{count + 10}")) == 20
+    assert len(await world.state("latest")) == 2 * count
+    late = [draft(7, collection="c", commit_us=T3 + 50, tx="0")]
+    await world.append(batch(late, lane="kafka:lines:1"))
+    found = await resolve(world, at(T3))
+    assert found.cut.without_tx == {"0"}
+    assert found.torn == {"0": 1}
+    assert len(await world.state(at(T3))) == 2 * count - 2

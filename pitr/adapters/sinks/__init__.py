@@ -1,13 +1,17 @@
-"""Sinks by the place that a user names: a database, files, or the standard output."""
+"""Sinks by the place that a user names: a database, a topic, files, or the standard output."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
+from pitr.adapters.kafka import KafkaConfig
 from pitr.adapters.sinks.files import SUFFIXES, FileFormat, FileSink, StdoutSink
+from pitr.adapters.sinks.kafka import KafkaSink
+from pitr.adapters.sinks.kafka_place import parse_place
 from pitr.adapters.sinks.postgres import PostgresSink
 from pitr.domain.errors import InvalidRequest
 from pitr.domain.ports import Sink
@@ -23,10 +27,12 @@ def sink_for(
     rows_only: bool = False,
     drop_unknown: bool = False,
     stream: IO[bytes] | None = None,
+    kafka: Callable[[str | None], KafkaConfig] | None = None,
 ) -> Sink:
-    """Choose the sink for ``into``: ``postgresql://…``, a path or ``file://…``, or ``-``.
+    """Choose the sink for ``into``: a database, a topic, a path or ``file://…``, or ``-``.
 
-    ``stream`` is what ``-`` means. ``drop_unknown`` is for databases, ``rows_only`` for NDJSON.
+    ``stream`` is what ``-`` means; ``kafka`` says how to reach the named brokers, or the usual
+    ones. ``drop_unknown`` is for databases, ``rows_only`` for NDJSON.
 
     Raises:
         InvalidRequest: It is no such place, or the path's ending says another format.
@@ -36,13 +42,24 @@ def sink_for(
     scheme = _SCHEME.match(into)
     if scheme and scheme[1] in ("postgres", "postgresql"):
         return PostgresSink(into, force=force, drop_unknown=drop_unknown)
+    if scheme and scheme[1] == "kafka":
+        return _kafka_sink(into, kafka, force=force)
     if not into or (scheme and scheme[1] != "file"):
-        hint = "give postgresql://…, a path, or - for the standard output"
+        hint = "give postgresql://…, kafka://…, a path, or - for the standard output"
         raise InvalidRequest("that is no place to restore into", hint=hint, into=into)
     path = Path(unquote(urlsplit(into).path)) if scheme else Path(into)
     if format is not None and path.suffix in SUFFIXES and path.suffix != f".{format}":
         raise InvalidRequest("the path says another format", path=path, format=format)
     return FileSink(path, format or "ndjson", force=force, rows_only=rows_only)
+
+
+def _kafka_sink(
+    into: str, config_of: Callable[[str | None], KafkaConfig] | None, *, force: bool
+) -> KafkaSink:
+    place = parse_place(into)
+    if config_of is None:
+        raise InvalidRequest("there is no Kafka here", hint="give postgresql://… or a path")
+    return KafkaSink(config_of(place.bootstrap), place, force=force)
 
 
 def _stream_sink(stream: IO[bytes] | None, form: FileFormat | None, rows_only: bool) -> StdoutSink:

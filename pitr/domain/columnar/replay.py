@@ -126,6 +126,9 @@ class Replay:
     def _create_views(self) -> None:
         given, engine = self._given, self._engine
         engine.add_table("empty", empty_table())
+        if given.cut.without_tx:
+            names = pa.array(sorted(given.cut.without_tx), pa.string())
+            engine.add_table("torn", pa.table({"tx": names}))
         if given.tail is not None:
             engine.add_table("tail", given.tail)
         sources: dict[str, Any] = {

@@ -206,7 +206,7 @@ def _inside(cut: Cut) -> list[str]:
     if cut.at_us is not None:
         conditions.append(f"at_us <= {cut.at_us}")
     if cut.without_tx:
-        conditions.append(f"(tx IS NULL OR tx NOT IN {literals(sorted(cut.without_tx))})")
+        conditions.append("(tx IS NULL OR tx NOT IN (SELECT tx FROM torn))")
     return conditions
 
 

@@ -1,4 +1,4 @@
-"""``pitr restore``: the state of a moment, into a database, files or stdout."""
+"""``pitr restore``: the state of a moment, into a database, a topic, files or stdout."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ async def restore(
             "--into",
             envvar="PITR_INTO",
             metavar="DEST",
-            help="postgresql://…, a folder, a .ndjson, .csv or .parquet file, or - for stdout.",
+            help="postgresql://…, kafka://host/topic, a folder, a .ndjson, .csv or .parquet file,"
+            " or - for stdout.",
         ),
     ] = None,
     collection: Annotated[
