@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+
+from pitr.kafka_settings import kafka_config, kafka_topics
+from pitr.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -59,11 +63,22 @@ def test_the_urls_name_the_other_services(compose: dict[str, Any]) -> None:
         postgres["POSTGRES_PASSWORD"],
     )
     assert catalog.path == "/" + postgres["POSTGRES_DB"]
-    store = services["store"]["environment"]
-    assert environment["PITR_STORE_URL"] == "s3://" + store["S3_BUCKET"]
-    assert urlsplit(environment["AWS_ENDPOINT_URL"]).hostname == "store"
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        assert environment[name] == store[name]
+    assert environment["PITR_KAFKA_BOOTSTRAP"] == "kafka:19092"
+    assert "INSIDE://kafka:19092" in services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_pitr_starts_with_its_environment(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says must be what this version understands."""
+    for name, value in compose["services"]["pitr"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.store_folder == Path("/var/lib/pitr/store")
+    subscription, _ = kafka_topics(settings)
+    assert subscription.pattern is not None
+    assert re.match(subscription.pattern, "app.orders")
+    assert kafka_config(settings).client()["bootstrap_servers"] == "kafka:19092"
 
 
 def test_named_volumes_are_declared_and_used(compose: dict[str, Any]) -> None:
