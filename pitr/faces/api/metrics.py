@@ -108,6 +108,13 @@ class _LogGauges:
         self._waiting = gauge("quarantine_waiting", "Inputs that wait in quarantine")
         self._gaps = gauge("gaps", "Known holes")
 
+        def lane(name: str, text: str) -> Gauge:
+            return Gauge(f"pitr_lane_{name}", text, ["log", "lane"], registry=registry)
+
+        self._lane_lag = lane("lag", "Records of a pulled lane that are not captured yet")
+        self._lane_rate = lane("rate", "Changes a second that a pulled lane gets")
+        self._lane_problem = lane("problem", "1 if a pulled lane does not move, or soon will not")
+
     def show(self, statuses: Sequence[LogStatus] | None) -> None:
         self._up.set(0 if statuses is None else 1)
         for gauge in vars(self).values():
@@ -132,6 +139,11 @@ class _LogGauges:
         self._unpublished.labels(name).set(state.manifest_version - state.published_version)
         self._waiting.labels(name).set(status.quarantine.get("waiting", 0))
         self._gaps.labels(name).set(len(status.gaps))
+        for lane in status.lanes:
+            if lane.owner is not None:  # a pushed lane has none: there may be very many of them
+                self._lane_lag.labels(name, lane.lane).set(lane.lag or 0)
+                self._lane_rate.labels(name, lane.lane).set(lane.rate or 0)
+                self._lane_problem.labels(name, lane.lane).set(lane.problem is not None)
 
 
 class Measured:
