@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.manifest import GENESIS_HASH
 from tests.kafka import brokers
+
+# Whoever runs the tests in the background may ignore Ctrl-C; the programs under test must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "dev", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]

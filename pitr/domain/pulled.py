@@ -105,3 +105,9 @@ def retention_problem(
             f" position {source.first} on"
         )
     return None
+
+
+def collection_of(lane: str) -> str | None:
+    """Return the collection of changes of a lane that name none: the topic of a Kafka lane."""
+    source, _, rest = lane.partition(":")
+    return rest.rpartition(":")[0] if source == "kafka" else None

@@ -32,6 +32,11 @@ REPORT_EVERY_S = 1.0
 BOUNDS_EVERY_S = 10.0
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 HALTED_RETRY_S = 10.0
+TAKEN_CHECK_S = 3.0
+TAKEN_SILENT_US = 10_000_000
+"""A lane is free again when its owner has said nothing for so long."""
+RECORD_BYTES = 300
+"""What a record takes in memory besides its key and value."""
 FINISH_S = 5.0
 """How long a lane that is taken away may take to finish the append that runs."""
 
@@ -276,7 +281,8 @@ class Capture:
         """The lanes with room for more (back-pressure: the others are not polled)."""
         limits = self._limits
         lanes = [lane for lane in self._lanes.values() if lane.begun]
-        full = sum(lane.queued_bytes for lane in lanes) >= limits.capture_queue_bytes_max
+        queued = sum(lane.queued_bytes + RECORD_BYTES * lane.queued_rows for lane in lanes)
+        full = queued >= limits.capture_queue_bytes_max
         return [
             lane.name
             for lane in lanes
@@ -306,7 +312,7 @@ class Capture:
                 lane.problem = "another worker captures it"
                 self._logger.warning("lane_taken", log=self._log, lane=lane.name, error=str(error))
                 lane.drop()
-                return
+                await self._abandoned(lane)
             except _Halted as halted:
                 if lane.problem != str(halted):
                     lane.problem = str(halted)
@@ -353,6 +359,22 @@ class Capture:
             self._is_well(lane)
         self._feed.seek(lane.name, position)
         lane.begun = True
+
+    async def _abandoned(self, lane: _Lane) -> None:
+        """Wait until whoever took a lane from us reports nothing any more.
+
+        The source gave the lane to us: the other one may be a worker that was given up for dead,
+        woke up for a moment, and is gone again.
+        """
+        while True:
+            await asyncio.sleep(TAKEN_CHECK_S)
+            with contextlib.suppress(PitrError):
+                found = await self._catalog.lanes(self._log, prefix=lane.stored_as)
+                state = next((each for each in found if each.lane == lane.stored_as), None)
+                if state is None or state.owner in (None, self._owner):
+                    return
+                if self._clock.now_us() - (state.seen_us or 0) > TAKEN_SILENT_US:
+                    return
 
     @staticmethod
     def _is_well(lane: _Lane) -> None:

@@ -10,6 +10,7 @@ from pitr.domain.change import Quarantined
 from pitr.domain.errors import InvalidRequest, NotFound
 from pitr.domain.formats import Format, decode_one
 from pitr.domain.log import Appended, QuarantineItem
+from pitr.domain.pulled import collection_of
 from pitr.services.append import Appender
 
 LANE = "quarantine"
@@ -60,6 +61,7 @@ class Quarantine:
             format=format,
             position=0,
             key_columns=key_columns,
+            collection=collection_of(item.lane),
         )
         if decoded.quarantined:
             raise _still_unreadable(decoded.quarantined[0], quarantine_id)

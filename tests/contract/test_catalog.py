@@ -19,12 +19,13 @@ from pitr.domain.columnar.stamp import Stamped, stamp
 from pitr.domain.errors import (
     Conflict,
     IdempotencyConflict,
+    LaneTaken,
     NotFound,
     PositionConflict,
     SequenceMoved,
     Unavailable,
 )
-from pitr.domain.log import Appended, Gap
+from pitr.domain.log import Appended, Gap, LaneReport, LaneState
 from pitr.domain.manifest import GENESIS_HASH, ObjectRef, replay_entries
 from pitr.domain.plan import check_coverage
 from tests.changes import batch, draft
@@ -452,6 +453,218 @@ async def test_gaps_are_in_every_view(catalog: PostgresCatalog, log: str) -> Non
     )
     await catalog.record_gap(log, gap)
     assert (await catalog.view(log)).gaps == (gap,)
+
+
+# Lanes of a pulled source -----------------------------------------------------------------------
+
+
+async def claimed(
+    catalog: PostgresCatalog, log: str, owner: str = "w1", start: int = 0, lane: str = "k"
+) -> LaneState:
+    found = await catalog.claim(log, owner, {lane: start}, recorded_us=START_US)
+    return found[lane]
+
+
+async def lane_of(catalog: PostgresCatalog, log: str, lane: str = "k") -> LaneState:
+    return next(one for one in await catalog.lanes(log) if one.lane == lane)
+
+
+def missing(lane: str = "k", first: int | None = 3, end: int | None = 9) -> Gap:
+    return Gap(
+        lane=lane,
+        position_first=first,
+        position_end=end,
+        at_min_us=1,
+        at_max_us=None,
+        seq_end=1,
+        reason="retention",
+        recorded_us=START_US,
+    )
+
+
+async def test_a_claim_makes_a_lane_or_finds_it_where_it_stands(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    new = await catalog.claim(log, "w1", {"k:0": 7, "k:1": 0}, recorded_us=START_US)
+    assert {name: (lane.position, lane.owner) for name, lane in new.items()} == {
+        "k:0": (7, "w1"),
+        "k:1": (0, "w1"),
+    }
+    assert {lane.complete_us for lane in new.values()} == {AT_US_MIN}  # pulled, nothing is known
+    notes = {"last": {"position": 7, "digest": "d"}}
+    one = batch([draft()], lane="k:0", position_first=7, owner="w1", lane_state=notes)
+    await stored(catalog, log, one)
+    again = await claimed(catalog, log, "w2", 0, "k:0")
+    assert (again.position, again.owner, again.state) == (8, "w2", notes)
+    assert again.change_count == 1
+    with pytest.raises(NotFound):
+        await catalog.claim("no", "w1", {"k": 0}, recorded_us=START_US)
+
+
+async def test_only_the_last_owner_may_append(catalog: PostgresCatalog, log: str) -> None:
+    """Invariant 2: a worker that was declared dead stores nothing more."""
+    await claimed(catalog, log, "w1")
+    await stored(catalog, log, batch([draft()], lane="k", owner="w1"))
+    await claimed(catalog, log, "w2")
+    for owner in ("w1", None, ""):
+        (answer,) = await append(
+            catalog, log, batch([draft()], lane="k", position_first=1, owner=owner)
+        )
+        assert isinstance(answer, LaneTaken)
+        assert answer.facts["owner"] == "w2"
+    late = batch([draft()], lane="k", position_first=1, owner="w1")
+    mine = batch([draft()], lane="k", position_first=1, owner="w2")
+    answers = await append(catalog, log, late, mine, batch([draft()], lane="other"))
+    assert [type(answer) for answer in answers] == [LaneTaken, Appended, Appended]
+    (unclaimed,) = await append(
+        catalog, log, batch([draft()], lane="other", position_first=1, owner="w1")
+    )
+    assert isinstance(unclaimed, LaneTaken)
+    assert (await catalog.log(log)).seq_next == 4
+
+
+async def test_a_segment_is_listed_for_the_last_owner_only(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await claimed(catalog, log, "w1")
+    one = batch([draft()] * 3, lane="k", owner="w1")
+    segment, stamped = segment_of(one, log, seq_first=1)
+    await claimed(catalog, log, "w2")
+    facts = {"segment": segment, "stamped": stamped, "lane_position": 0, "recorded_us": START_US}
+    with pytest.raises(LaneTaken):
+        await catalog.append_segment(log, one, **facts)
+    view = await catalog.view(log)
+    assert (view.objects, view.state.seq_next, view.lanes[0].position) == ((), 1, 0)
+    await catalog.append_segment(log, replace(one, owner="w2"), **facts)
+    view = await catalog.view(log)
+    assert (view.segments, view.state.seq_next) == ((segment,), 4)
+    assert (view.lanes[0].position, view.lanes[0].owner) == (3, "w2")
+
+
+async def test_claims_and_appends_that_race_leave_one_owner(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    async def work(owner: str) -> int:
+        count = 0
+        for _ in range(10):
+            lane = await claimed(catalog, log, owner)
+            one = batch([draft()], lane="k", position_first=lane.position, owner=owner)
+            (answer,) = await append(catalog, log, one)
+            count += isinstance(answer, Appended)
+            assert isinstance(answer, Appended | LaneTaken | PositionConflict)
+        return count
+
+    counts = await asyncio.gather(*(work(f"w{number}") for number in range(4)))
+    assert (await lane_of(catalog, log)).position == sum(counts) >= 1
+    positions = (await catalog.view(log)).tail.column("position").to_pylist()
+    assert positions == list(range(sum(counts)))
+
+
+async def test_a_report_is_noted_for_the_owner_only(catalog: PostgresCatalog, log: str) -> None:
+    await claimed(catalog, log)
+    whole = LaneReport(
+        lane="k",
+        position=0,
+        source_first=2,
+        source_end=40,
+        seen_us=START_US,
+        rate=1.5,
+        problem="slow",
+        complete_us=START_US,
+    )
+    await catalog.report(log, "w2", [whole])
+    before = await lane_of(catalog, log)
+    assert (before.source_end, before.problem) == (None, None)
+    await catalog.report(log, "w1", [whole, replace(whole, lane="unknown")])
+    lane = await lane_of(catalog, log)
+    assert (lane.source_first, lane.source_end, lane.seen_us) == (2, 40, START_US)
+    assert (lane.rate, lane.problem, lane.complete_us) == (1.5, "slow", START_US)
+    assert lane.lag == 40
+    # What is not known now stays; a problem that is gone goes.
+    await catalog.report(log, "w1", [LaneReport(lane="k", position=0)])
+    lane = await lane_of(catalog, log)
+    assert (lane.source_first, lane.source_end, lane.seen_us) == (2, 40, START_US)
+    assert (lane.rate, lane.problem, lane.complete_us) == (None, None, START_US)
+
+
+async def test_completeness_never_goes_back_and_counts_only_where_it_was_seen(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    """Invariant 6."""
+    await claimed(catalog, log)
+    idle = LaneReport(lane="k", position=0, complete_us=START_US)
+    await catalog.report(log, "w1", [idle])
+    await catalog.report(log, "w1", [replace(idle, complete_us=START_US - 5)])
+    assert (await lane_of(catalog, log)).complete_us == START_US
+    early = draft(commit_us=START_US - 10)
+    await stored(catalog, log, batch([early], lane="k", owner="w1"))
+    await catalog.report(log, "w1", [replace(idle, complete_us=START_US + 9)])  # from before it
+    assert (await lane_of(catalog, log)).complete_us == START_US
+    await catalog.report(log, "w1", [LaneReport(lane="k", position=1, complete_us=START_US + 9)])
+    assert (await lane_of(catalog, log)).complete_us == START_US + 9
+    assert (await claimed(catalog, log, "w2")).complete_us == START_US + 9
+    assert (await catalog.view(log)).watermark_us(START_US + 100) == START_US + 9
+
+
+async def test_a_lane_skips_what_its_source_lost(catalog: PostgresCatalog, log: str) -> None:
+    """Invariant 7: the gap and the move are one."""
+    await claimed(catalog, log, start=3)
+    await stored(catalog, log, batch([draft()] * 2, lane="other"))
+    for owner, gap in (("w2", missing()), ("w1", missing(first=2)), ("w1", missing("no"))):
+        with pytest.raises(PositionConflict):
+            await catalog.skip(log, owner, gap)
+    assert (await catalog.view(log)).gaps == ()
+    noted = await catalog.skip(log, "w1", missing())
+    assert noted == replace(missing(), seq_end=3)
+    view = await catalog.view(log)
+    assert view.gaps == (noted,)
+    assert (await lane_of(catalog, log)).position == 9
+    with pytest.raises(PositionConflict):  # once
+        await catalog.skip(log, "w1", missing())
+    await stored(catalog, log, batch([draft()], lane="k", position_first=9, owner="w1"))
+
+
+async def test_a_released_lane_holds_nothing_back_until_it_is_claimed(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await claimed(catalog, log)
+    assert (await catalog.view(log)).watermark_us(START_US) == AT_US_MIN
+    await catalog.report(log, "w1", [LaneReport(lane="k", position=0, problem="gone")])
+    assert await catalog.release(log, "k")
+    lane = await lane_of(catalog, log)
+    assert (lane.owner, lane.complete_us, lane.problem) == (None, None, None)
+    assert (await catalog.view(log)).watermark_us(START_US) == START_US
+    (answer,) = await append(catalog, log, batch([draft()], lane="k", owner="w1"))
+    assert isinstance(answer, LaneTaken)
+    assert answer.facts["owner"] is None
+    await claimed(catalog, log)
+    assert (await catalog.view(log)).watermark_us(START_US) == AT_US_MIN
+    await stored(catalog, log, batch([draft()], lane="k", owner="w1"))
+    assert not await catalog.release(log, "no")
+    assert not await catalog.release("no", "k")
+
+
+async def test_a_replaced_lane_is_over(catalog: PostgresCatalog, log: str) -> None:
+    await claimed(catalog, log, start=3)
+    notes = {"last": {"position": 3, "digest": "d"}}
+    await stored(
+        catalog, log, batch([draft()], lane="k", position_first=3, owner="w1", lane_state=notes)
+    )
+    gap = missing(first=None, end=None)
+    assert await catalog.replace_lane(log, "k", "k~2", gap)
+    assert (await catalog.view(log)).gaps == (replace(gap, position_first=4, seq_end=2),)
+    assert not await catalog.replace_lane(log, "k", "k~2", gap)
+    assert not await catalog.replace_lane(log, "no", "no~2", gap)
+    assert len((await catalog.view(log)).gaps) == 1
+    (answer,) = await append(catalog, log, batch([draft()], lane="k", position_first=4, owner="w1"))
+    assert isinstance(answer, LaneTaken)
+    # Whoever claims it reads what follows, and does not make it hold the watermark back again.
+    over = await claimed(catalog, log, "w2")
+    assert over.state == notes | {"replaced_by": "k~2"}
+    assert (over.owner, over.complete_us, over.position) == (None, None, 4)
+    assert (await catalog.view(log)).watermark_us(START_US) == START_US
+    await claimed(catalog, log, "w2", lane="k~2")
+    await stored(catalog, log, batch([draft()], lane="k~2", owner="w2"))
 
 
 async def test_an_unknown_log_is_named(catalog: PostgresCatalog) -> None:

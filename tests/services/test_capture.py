@@ -185,6 +185,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", (0.01,))
     monkeypatch.setattr(module, "REPORT_EVERY_S", 0.02)
     monkeypatch.setattr(module, "HALTED_RETRY_S", 0.05)
+    monkeypatch.setattr(module, "TAKEN_CHECK_S", 0.05)
 
 
 @asynccontextmanager
@@ -367,3 +368,19 @@ async def test_a_source_that_is_away_is_waited_for(world: World) -> None:
         assert one.capture is not None
         assert one.capture.problem is None
     assert one.feed.committed == {LANE: 12}
+
+
+async def test_a_lane_that_its_taker_leaves_comes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that woke up too late claims a lane, and then is told that it has none."""
+    monkeypatch.setattr(module, "TAKEN_SILENT_US", 0)
+    source = Source()
+    source.add(5)
+    async with working(world, source, "rightful") as (rightful,):
+        await rightful.feed.give(LANE)
+        await until(lambda: holds(world, 5))
+        await world.catalog.claim(world.log, "late", {LANE: 0}, recorded_us=1)
+        source.add(5)
+        await until(lambda: holds(world, 10))
+    assert await stored(world) == list(range(10))

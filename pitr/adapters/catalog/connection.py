@@ -25,6 +25,7 @@ TIMEOUTS = {"idle_in_transaction_session_timeout": "15s", "tcp_user_timeout": "1
 """A process that stands still in the middle of an append holds the log's lock; not for long."""
 
 _UNAVAILABLE = (
+    asyncpg.InternalClientError,  # what a connection that died in the middle may say
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
