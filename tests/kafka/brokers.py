@@ -38,6 +38,7 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from pitr.adapters.file_lock import FileLock
 
 HOST = "127.0.0.1"
+USER, PASSWORD = "shop", "open-sesame"
 NAMES = ("tansu", "apache", "external")
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
@@ -86,6 +87,9 @@ class Broker:
     """Asking for an unknown topic does not make it."""
     codecs: tuple[str, ...] = CODECS
     """Compression it takes; ``none`` is no compression."""
+
+    login_bootstrap: str | None = None
+    """Where it wants ``USER`` and ``PASSWORD`` by SASL PLAIN, if it does anywhere."""
 
     server: Server | None = field(default=None, repr=False, compare=False)
     """Its process, if it is ours."""
@@ -282,10 +286,18 @@ def tansu(folder: Path) -> Iterator[Broker]:
 def apache(folder: Path) -> Iterator[Broker]:
     """Apache Kafka: broker and controller in one process, durable in ``folder``."""
     jars = _apache_jars()
-    port, controller_port = free_port(), free_port()
+    port, controller_port, login_port = free_port(), free_port(), free_port()
     (folder / "log4j2.properties").write_text(LOGGING)
     (folder / "server.properties").write_text(
-        SETTINGS.format(host=HOST, port=port, controller_port=controller_port, folder=folder)
+        SETTINGS.format(
+            host=HOST,
+            port=port,
+            controller_port=controller_port,
+            login_port=login_port,
+            user=USER,
+            password=PASSWORD,
+            folder=folder,
+        )
     )
     java = [
         *("java", "-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
@@ -301,7 +313,11 @@ def apache(folder: Path) -> Iterator[Broker]:
     command = [*java, "kafka.Kafka", str(folder / "server.properties")]
     with _started(Server(command, port=port, log=folder / "apache.log")) as server:
         yield Broker(
-            name="apache", bootstrap=f"{HOST}:{port}", version=_apache_version(), server=server
+            name="apache",
+            bootstrap=f"{HOST}:{port}",
+            version=_apache_version(),
+            login_bootstrap=f"{HOST}:{login_port}",
+            server=server,
         )
 
 
@@ -336,9 +352,13 @@ SETTINGS = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers={host}:{controller_port}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listeners=PLAINTEXT://{host}:{port},LOGIN://{host}:{login_port},\\
+  CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port},LOGIN://{host}:{login_port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.name.login.sasl.enabled.mechanisms=PLAIN
+listener.name.login.plain.sasl.jaas.config=\\
+  org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 log.dirs={folder}/data

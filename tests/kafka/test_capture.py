@@ -972,6 +972,26 @@ async def test_a_broker_that_wants_other_security_is_said(
         assert "secret" not in str(capture.problem)
 
 
+async def test_name_and_password_are_checked(
+    broker: Broker, opened: Opener, topic: TopicFactory
+) -> None:
+    if broker.login_bootstrap is None:
+        pytest.skip(f"{broker.name} asks nobody for a password")
+    name = await topic(1, name="login")
+    await produce(broker, TopicPartition(name, 0), *changes(1, 2))
+    login = {
+        "kafka_bootstrap": broker.login_bootstrap,
+        "kafka_topics": name,
+        "kafka_security": "SASL_PLAINTEXT",
+        "kafka_username": brokers.USER,
+    }
+    async with opened(**login, kafka_password=brokers.PASSWORD) as app, capturing(app):
+        await until_stored(app, 2)
+    async with opened(**login, kafka_password="wrong") as app:
+        with pytest.raises(InvalidRequest, match="Authentication"):
+            await (await app.capture()).run(asyncio.Event())
+
+
 def test_a_time_in_other_units_is_no_time() -> None:
     def time_us(at: int | None) -> int | None:
         return feed._time_us(SimpleNamespace(timestamp=at))

@@ -84,6 +84,7 @@ _REFUSED = (
     kafka.ClusterAuthorizationFailedError,
     kafka.TransactionalIdAuthorizationFailed,
     kafka.AuthenticationFailedError,
+    kafka.SaslAuthenticationFailed,
     kafka.AuthenticationMethodNotSupported,
     kafka.UnsupportedSaslMechanismError,
     kafka.InvalidTopicError,

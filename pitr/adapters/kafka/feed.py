@@ -7,6 +7,7 @@ poll checks that the consumer still stands where the last one ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import create_conn
 from aiokafka.structs import OffsetAndMetadata
 
 from pitr.adapters.kafka.config import KafkaConfig, translated
@@ -97,10 +99,21 @@ class KafkaFeed:
         with translated():
             try:
                 await consumer.start()
+            except kafka.KafkaConnectionError:
+                await consumer.stop()
+                await self._knock()
+                raise
             except BaseException:
                 await consumer.stop()
                 raise
         self._consumer = consumer
+
+    async def _knock(self) -> None:
+        """Log in at one broker by hand: a client that finds none keeps the reason to itself."""
+        given = self._config.client()
+        host, _, port = given.pop("bootstrap_servers").partition(",")[0].rpartition(":")
+        with contextlib.suppress(OSError, kafka.KafkaConnectionError):
+            (await create_conn(host, int(port), **given)).close()
 
     async def poll(self, lanes: Sequence[str], *, timeout_s: float) -> FeedPoll:
         """Return what came in for these lanes, waiting at most ``timeout_s``."""
