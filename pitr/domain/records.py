@@ -7,6 +7,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -48,10 +49,10 @@ def joined(parts: Sequence[Records]) -> Records:
     return replace(
         first,
         position_end=parts[-1].position_end,
-        positions=[each for part in parts for each in part.positions],
-        values=[each for part in parts for each in part.values],
-        keys=[each for part in parts for each in part.keys],
-        times_us=[each for part in parts for each in part.times_us],
+        positions=list(chain.from_iterable([part.positions for part in parts])),
+        values=list(chain.from_iterable([part.values for part in parts])),
+        keys=list(chain.from_iterable([part.keys for part in parts])),
+        times_us=list(chain.from_iterable([part.times_us for part in parts])),
         headers=headers,
         size_bytes=sum(part.size_bytes for part in parts),
     )

@@ -15,7 +15,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -993,9 +992,7 @@ async def test_name_and_password_are_checked(
 
 
 def test_a_time_in_other_units_is_no_time() -> None:
-    def time_us(at: int | None) -> int | None:
-        return feed._time_us(SimpleNamespace(timestamp=at))
-
+    time_us = feed._time_us
     assert time_us(START_MS) == START_US
     assert (time_us(None), time_us(-1)) == (None, None)
     assert (time_us(START_US * 1000), time_us(2**63 - 1)) == (None, None)

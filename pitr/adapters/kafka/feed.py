@@ -250,7 +250,7 @@ class KafkaFeed:
             return Peeked(
                 position=record.offset,
                 digest=digest_of(record.key, record.value),
-                time_us=_time_us(record),
+                time_us=_time_us(record.timestamp),
             )
         return None
 
@@ -423,17 +423,17 @@ def _records_of(lane: str, first: int, end: int, found: Sequence[Any]) -> Record
         positions=[record.offset for record in found],
         values=values,
         keys=keys,
-        times_us=[_time_us(record) for record in found],
+        times_us=[_time_us(record.timestamp) for record in found],
         headers=headers,
-        size_bytes=sum(len(value) for value in values if value is not None)
-        + sum(len(key) for key in keys if key is not None),
+        size_bytes=sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys))),
     )
 
 
-def _time_us(record: Any) -> int | None:
+def _time_us(timestamp: int | None) -> int | None:
     """A time that is none, as of a producer that counts nanoseconds, is as good as no time."""
-    known = record.timestamp is not None and 0 <= record.timestamp * 1000 < AT_US_END
-    return record.timestamp * 1000 if known else None
+    if timestamp is None or not 0 <= timestamp * 1000 < AT_US_END:
+        return None
+    return timestamp * 1000
 
 
 async def _first(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Sequence[Any]:
