@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.change import Change
-from pitr.domain.columnar.probe import change_at, transactions_between
-from pitr.domain.columnar.scan import neighbours, transaction_changes
+from pitr.domain.columnar.probe import transactions_between
+from pitr.domain.columnar.scan import changes_between, neighbours, transaction_changes
 from pitr.domain.errors import NotFound, TargetBeyondWatermark
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
@@ -119,8 +119,11 @@ class Resolver:
         torn = torn_by_seq(rows, seq_end) | torn  # the catalog knows where a long one began
         torn |= await self._archive.torn(view, Cut(seq_end=seq_end))
         cut = Cut(seq_end=seq_end, without_tx=frozenset(torn))
-        previous = await asyncio.to_thread(change_at, paths, view.tail, seq_end - 1)
-        following = await asyncio.to_thread(change_at, paths, view.tail, seq_end)
+        around = await asyncio.to_thread(
+            changes_between, paths, view.tail, seq_first=seq_end - 1, seq_end=seq_end + 1
+        )
+        previous = next((change for change in around if change.seq == seq_end - 1), None)
+        following = next((change for change in around if change.seq == seq_end), None)
         position = position_of(target, previous, following)
         return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
 

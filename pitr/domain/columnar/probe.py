@@ -1,4 +1,4 @@
-"""Small questions to verified files: one change, those around it, whether a file is whole."""
+"""Small questions to verified files: the transactions around a seq, whether a file is whole."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pitr.domain.change import Change
-from pitr.domain.columnar.scan import changes_between
 from pitr.domain.errors import DataLoss
 from pitr.domain.manifest import ObjectRef
 
 BATCH_ROWS = 16_384
 """Rows in memory at a time."""
-
-
-def change_at(paths: Sequence[Path], tail: pa.Table, seq: int) -> Change | None:
-    """Return the change with this seq; None if it is in none of the files and not in the tail."""
-    found = changes_between(paths, tail, seq_first=seq, seq_end=seq + 1, limit=1)
-    return next(iter(found), None)
 
 
 def transactions_between(
