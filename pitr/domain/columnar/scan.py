@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,14 +81,25 @@ class _Scanner:
 
 @contextmanager
 def _scanner(paths: Sequence[Path], tail: pa.Table | None) -> Iterator[_Scanner]:
+    with translated():
+        connection = _database().cursor()
+        try:
+            connection.register("tail", tail if tail is not None else empty_table())
+            sources = ["tail", parquet(paths)] if paths else ["tail"]
+            union = " UNION ALL ".join(f"SELECT * FROM {source}" for source in sources)
+            connection.execute(f"CREATE TEMP VIEW changes AS {union}")
+            yield _Scanner(connection)
+        finally:
+            connection.close()
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """One for the process: to make one takes longer than most questions. Its tables are temporary
+    and belong to the cursor of one question."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": MEMORY_LIMIT,
         "threads": THREADS,
         "temp_directory": "",
     }
-    with translated(), duckdb.connect(":memory:", config=config) as connection:
-        connection.register("tail", tail if tail is not None else empty_table())
-        sources = ["tail", parquet(paths)] if paths else ["tail"]
-        union = " UNION ALL ".join(f"SELECT * FROM {source}" for source in sources)
-        connection.execute(f"CREATE TEMP VIEW changes AS {union}")
-        yield _Scanner(connection)
+    return duckdb.connect(":memory:", config=config)
