@@ -962,13 +962,28 @@ async def test_a_broker_that_wants_other_security_is_said(
     if security == "SSL" and broker.name == "tansu":
         pytest.skip("tansu: leaves a TLS client waiting for twenty seconds")
     given = {"kafka_username": "u", "kafka_password": "secret", "kafka_security": security}
-    async with opened(kafka_topics="t", **given) as app, capturing(app) as capture:
+    async with opened(kafka_topics="t", **given) as app:
+        capture, stop = await app.capture(), asyncio.Event()
 
-        async def said() -> bool:
-            return "Kafka " in str(capture.problem)
+        async def refusal() -> str | None:
+            try:
+                await capture.run(stop)
+            except InvalidRequest as error:
+                return str(error)
+            return None
 
-        await until(said, what=lambda: capture.problem)
-        assert "secret" not in str(capture.problem)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(refusal())
+
+            async def said() -> bool:
+                return running.done() or "Kafka " in str(capture.problem)
+
+            await until(said, what=lambda: capture.problem)
+            problem = capture.problem
+            stop.set()
+        text = running.result() or str(problem)
+        assert "Kafka " in text
+        assert "secret" not in text
 
 
 async def test_name_and_password_are_checked(
