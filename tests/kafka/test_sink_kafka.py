@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -257,6 +258,8 @@ async def test_a_restore_that_is_given_up_leaves_nothing(broker: Broker) -> None
         def rows(self, collection: str, *, documents_only: bool = False) -> Any:
             yield from super().rows(collection)
             loop.call_soon_threadsafe(writing.cancel)
+            while not writing.cancelling():  # or all may be written before the loop comes to it
+                time.sleep(0.001)
             yield from FakeState({"c": rows}).rows("c")
 
     rows = [(f'{{"id":{n}}}', f'{{"t":"{uuid4().hex * 3000}"}}') for n in range(60)]

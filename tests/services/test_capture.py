@@ -374,7 +374,7 @@ async def test_a_lane_that_its_taker_leaves_comes_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that woke up too late claims a lane, and then is told that it has none."""
-    monkeypatch.setattr(module, "TAKEN_SILENT_US", 0)
+    monkeypatch.setattr(module, "TAKEN_SILENT_US", -1)  # the clock stands still
     source = Source()
     source.add(5)
     async with working(world, source, "rightful") as (rightful,):
