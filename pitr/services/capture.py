@@ -434,10 +434,10 @@ class Capture:
             if full or left_s <= 0:
                 break
             lane.arrived.clear()
-            try:
-                await asyncio.wait_for(lane.arrived.wait(), left_s)
-            except TimeoutError:
-                continue
+            # Not wait_for: in Python 3.11 that may keep a cancellation to itself.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await lane.arrived.wait()
         records = lane.take(limits.capture_rows_max, limits.capture_bytes_max)
         return records, await self._decoder.decode_records(records, self._reading(lane.name))
 
@@ -567,10 +567,9 @@ class Capture:
 
 
 async def _sleep(seconds: float, stop: asyncio.Event) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def _single(error: BaseException) -> BaseException:

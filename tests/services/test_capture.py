@@ -279,7 +279,7 @@ def _begun(worker: Worker) -> bool:
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.xfail(strict=False, reason="open: it stands still once in a while under load")
+@pytest.mark.xfail(strict=False, reason="open: fails now and then under load")
 async def test_lanes_go_from_worker_to_worker_at_any_moment(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

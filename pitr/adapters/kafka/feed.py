@@ -112,7 +112,7 @@ class KafkaFeed:
         """Log in at one broker by hand: a client that finds none keeps the reason to itself."""
         given = self._config.client()
         host, _, port = given.pop("bootstrap_servers").partition(",")[0].rpartition(":")
-        with contextlib.suppress(OSError, kafka.KafkaConnectionError):
+        with contextlib.suppress(OSError, ValueError, kafka.KafkaConnectionError):
             (await create_conn(host, int(port), **given)).close()
 
     async def poll(self, lanes: Sequence[str], *, timeout_s: float) -> FeedPoll:
@@ -327,7 +327,7 @@ class KafkaFeed:
 
     async def _started_admin(self) -> AIOKafkaAdminClient:
         if self._admin is None:
-            admin = AIOKafkaAdminClient(**_admin_arguments(self._config))
+            admin = AIOKafkaAdminClient(**self._config.client())
             try:
                 await admin.start()
             except BaseException:
@@ -448,7 +448,3 @@ async def _first(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Sequence[Any
         if readable is not None and await consumer.position(tp) >= readable:
             break
     return ()
-
-
-def _admin_arguments(config: KafkaConfig) -> dict[str, Any]:
-    return config.client()
