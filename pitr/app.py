@@ -18,6 +18,7 @@ from pitr.adapters.catalog import PostgresCatalog
 from pitr.adapters.clock import SystemClock, new_uid
 from pitr.adapters.decoding import ProcessDecoder
 from pitr.adapters.embedded import EmbeddedPostgres
+from pitr.adapters.ids import random_id
 from pitr.adapters.kafka import KafkaFeed
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
@@ -135,7 +136,9 @@ class App:
         if log not in self._appenders:
             await self.ensure_log(log)
         if log not in self._appenders:
-            appender = Appender(self.catalog, self.store, self.clock, log=log, limits=self.limits)
+            appender = Appender(
+                self.catalog, self.store, self.clock, log=log, limits=self.limits, new_id=random_id
+            )
             self._appenders[log] = appender
             await self._stack.enter_async_context(appender)
         return self._appenders[log]

@@ -50,7 +50,8 @@ async def _capture_on(app: App, capture: Capture, stop: asyncio.Event) -> None:
             capture.problem = str(error)
             logger.error("capture_refused", error=str(error), hint=error.hint)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), REFUSED_RETRY_S)
+                async with asyncio.timeout(REFUSED_RETRY_S):
+                    await stop.wait()
         if stop.is_set():
             return
         app.captures.remove(capture)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -40,13 +40,21 @@ class Appender:
     """
 
     def __init__(
-        self, catalog: Catalog, store: ObjectStore, clock: Clock, *, log: str, limits: Limits
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        clock: Clock,
+        *,
+        log: str,
+        limits: Limits,
+        new_id: Callable[[], str],
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._clock = clock
         self._log = log
         self._limits = limits
+        self._new_id = new_id
         self._waiting: deque[_Waiting] = deque()
         self._storing: list[_Waiting] = []
         self._waiting_bytes = 0
@@ -197,7 +205,9 @@ class Appender:
             recorded_us=recorded_us,
             skew_us=self._limits.skew_us,
         )
-        encoded = await asyncio.to_thread(encode_segment, stamped.table)
+        # A name of our own: two that append the same at the same microsecond make the same bytes,
+        # and the one that loses must not delete what the other has listed.
+        encoded = await asyncio.to_thread(encode_segment, stamped.table, attempt=self._new_id())
         segment = encoded.ref(self._log)
         # Durable, then listed, then released. A crash between any two steps repeats work; no
         # order of crashes loses a change.

@@ -434,7 +434,6 @@ class Capture:
             if full or left_s <= 0:
                 break
             lane.arrived.clear()
-            # Not wait_for: in Python 3.11 that may keep a cancellation to itself.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await lane.arrived.wait()

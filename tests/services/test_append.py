@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pitr.adapters.catalog import PostgresCatalog
+from pitr.adapters.ids import random_id
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.errors import Busy, PositionConflict, SequenceMoved, Unavailable
 from pitr.domain.limits import Limits
@@ -50,7 +51,7 @@ def counting(catalog: PostgresCatalog) -> Counting:
 async def appender(
     counting: Counting, store: DirectoryStore, clock: ManualClock, log: str
 ) -> AsyncIterator[Appender]:
-    async with Appender(counting, store, clock, log=log, limits=LIMITS) as opened:
+    async with Appender(counting, store, clock, log=log, limits=LIMITS, new_id=random_id) as opened:
         yield opened
 
 
@@ -112,6 +113,35 @@ async def test_a_segment_is_made_again_when_the_log_grew(
     assert [name for name, _ in objects] == [ref.name for ref in view.segments]
 
 
+async def test_two_that_append_the_same_at_once_do_not_delete_each_others_segment(
+    catalog: PostgresCatalog, store: DirectoryStore, clock: ManualClock, log: str
+) -> None:
+    """The clock stands still: both make the same changes, and one loses."""
+    both_have_put = asyncio.Barrier(2)
+
+    class Together(Counting):
+        async def append_segment(self, *args: Any, **kwargs: Any) -> Any:
+            await both_have_put.wait()
+            return await catalog.append_segment(*args, **kwargs)
+
+    one = batch([draft(n) for n in range(20)], lane="lane")
+    async with (
+        Appender(
+            Together(catalog), store, clock, log=log, limits=LIMITS, new_id=random_id
+        ) as first,
+        Appender(
+            Together(catalog), store, clock, log=log, limits=LIMITS, new_id=random_id
+        ) as second,
+    ):
+        answers = await asyncio.gather(
+            first.append(one), second.append(one), return_exceptions=True
+        )
+    view = await catalog.view(log)
+    assert sum(isinstance(answer, Exception) or not answer.count for answer in answers) == 1
+    [segment] = view.segments
+    await store.verified(segment)
+
+
 async def test_a_large_batch_takes_the_tail_when_it_always_loses(
     appender: Appender,
     counting: Counting,
@@ -153,7 +183,9 @@ async def test_a_full_queue_is_busy_and_stores_nothing(
     counting: Counting, store: DirectoryStore, clock: ManualClock, log: str
 ) -> None:
     limits = replace(LIMITS, append_queue_bytes_max=1_000)
-    async with Appender(counting, store, clock, log=log, limits=limits) as appender:
+    async with Appender(
+        counting, store, clock, log=log, limits=limits, new_id=random_id
+    ) as appender:
         big = [batch([draft()], lane=f"l{n}", size_bytes=600) for n in range(3)]
         results = await asyncio.gather(
             *(appender.append(one) for one in big), return_exceptions=True
@@ -168,14 +200,18 @@ async def test_one_batch_larger_than_the_queue_is_still_taken(
     counting: Counting, store: DirectoryStore, clock: ManualClock, log: str
 ) -> None:
     limits = replace(LIMITS, append_queue_bytes_max=10)
-    async with Appender(counting, store, clock, log=log, limits=limits) as appender:
+    async with Appender(
+        counting, store, clock, log=log, limits=limits, new_id=random_id
+    ) as appender:
         assert (await appender.append(batch([draft()], size_bytes=600))).count == 1
 
 
 async def test_leaving_stores_what_waits(
     catalog: PostgresCatalog, store: DirectoryStore, clock: ManualClock, log: str
 ) -> None:
-    async with Appender(catalog, store, clock, log=log, limits=LIMITS) as appender:
+    async with Appender(
+        catalog, store, clock, log=log, limits=LIMITS, new_id=random_id
+    ) as appender:
         waiting = [
             asyncio.ensure_future(appender.append(batch([draft()], lane=f"l{n}"))) for n in range(5)
         ]

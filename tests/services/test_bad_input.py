@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from pitr.adapters.catalog import PostgresCatalog
+from pitr.adapters.ids import random_id
 from pitr.domain.batch import Batch
 from pitr.domain.errors import Conflict, InvalidRequest, NotFound
 from pitr.domain.formats import decode_lines, line_count
@@ -83,7 +84,12 @@ async def test_quarantined_input_comes_back_after_a_fix_once(world: World) -> No
     quarantine = Quarantine(world.catalog)
     (item,) = await world.catalog.quarantine(world.log)
     async with Appender(
-        world.catalog, world.store, world.clock, log=world.log, limits=world.limits
+        world.catalog,
+        world.store,
+        world.clock,
+        log=world.log,
+        limits=world.limits,
+        new_id=random_id,
     ) as appender:
         with pytest.raises(InvalidRequest) as error:
             await quarantine.replay(world.log, item.quarantine_id, appender=appender)

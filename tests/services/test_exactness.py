@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pitr.adapters.decoding import ProcessDecoder
+from pitr.adapters.ids import random_id
 from pitr.adapters.inputs import open_input
 from pitr.adapters.sinks import sink_for
 from pitr.services.append import Appender
@@ -68,7 +69,12 @@ async def ingest(world: World, folder: Path) -> None:
     path = folder / "in.ndjson"
     path.write_bytes(body())
     async with Appender(
-        world.catalog, world.store, world.clock, log=world.log, limits=world.limits
+        world.catalog,
+        world.store,
+        world.clock,
+        log=world.log,
+        limits=world.limits,
+        new_id=random_id,
     ) as appender:
         report = await FileIngest(
             world.catalog, ProcessDecoder(processes=1), limits=world.limits
@@ -149,7 +155,12 @@ async def test_a_restore_can_be_ingested_again(world: World, tmp_path: Path) -> 
     out = tmp_path / "out.ndjson"
     await restorer.restore(plan, sink_for(str(out)))
     async with Appender(
-        world.catalog, world.store, world.clock, log=world.log, limits=world.limits
+        world.catalog,
+        world.store,
+        world.clock,
+        log=world.log,
+        limits=world.limits,
+        new_id=random_id,
     ) as appender:
         await FileIngest(world.catalog, ProcessDecoder(processes=1), limits=world.limits).ingest(
             open_input(str(out)), log=world.log, appender=appender

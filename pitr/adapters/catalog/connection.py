@@ -101,7 +101,8 @@ class Connected:
     async def close(self) -> None:
         """Close every connection, waiting for running statements a few seconds."""
         try:
-            await asyncio.wait_for(self._pool.close(), timeout=5)
+            async with asyncio.timeout(5):
+                await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
 

@@ -292,7 +292,8 @@ class KafkaFeed:
             return
         with translated():
             try:
-                await asyncio.wait_for(consumer.commit(offsets), LEAVE_S)
+                async with asyncio.timeout(LEAVE_S):
+                    await consumer.commit(offsets)
             except (kafka.IllegalStateError, kafka.CommitFailedError):  # they go to others now
                 return
 

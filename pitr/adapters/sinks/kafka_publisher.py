@@ -118,7 +118,8 @@ class Publisher:
     async def _taken(self) -> Batch:
         batch, sending = self._under_way[0]
         with self._translated(batch):
-            await asyncio.wait_for(sending, DELIVERY_S)
+            async with asyncio.timeout(DELIVERY_S):
+                await sending
         self._under_way.popleft()
         self.sent += batch.rows
         self.topics_sent.add(batch.place.topic)
@@ -136,7 +137,8 @@ class Publisher:
             return
         try:
             with self._translated():
-                await asyncio.wait_for(self._producer.commit_transaction(), COMMIT_S)
+                async with asyncio.timeout(COMMIT_S):
+                    await self._producer.commit_transaction()
         except Unavailable as error:
             raise Unavailable(
                 "the broker did not answer at the commit, so the restore may have succeeded",
@@ -156,7 +158,8 @@ class Publisher:
         if self.fenced or self._expired:
             return
         try:
-            await asyncio.wait_for(self._producer.abort_transaction(), ABORT_S)
+            async with asyncio.timeout(ABORT_S):
+                await self._producer.abort_transaction()
         except (kafka.KafkaError, TimeoutError, AssertionError):
             # Whoever could not be asked may belong to another restore by now.
             self.fenced = True
@@ -231,7 +234,8 @@ async def _start(producer: AIOKafkaProducer, place: KafkaPlace) -> None:
     parameter = "transaction" if place.transaction else "idempotent"
     try:
         with translated():
-            await asyncio.wait_for(producer.start(), START_S)
+            async with asyncio.timeout(START_S):
+                await producer.start()
     except InvalidRequest as error:
         if isinstance(error.__cause__, kafka.TransactionalIdAuthorizationFailed):
             raise InvalidRequest(
@@ -265,7 +269,8 @@ async def _stop(producer: AIOKafkaProducer) -> None:
     if waiting or accumulator._pending_batches:
         await _give_up(producer)
     try:
-        await asyncio.wait_for(producer.stop(), STOP_S)
+        async with asyncio.timeout(STOP_S):
+            await producer.stop()
     except Exception as error:
         structlog.get_logger("pitr.kafka").info("stopping_failed", reason=repr(error))
         await producer.client.close()

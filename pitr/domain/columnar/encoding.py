@@ -95,9 +95,13 @@ def check_format(metadata: Mapping[bytes, bytes] | None) -> None:
         raise DataLoss("a change file has an unknown format", expected=FILE_FORMAT, found=found)
 
 
-def finish(writer: pq.ParquetWriter, *, document_bytes_max: int) -> None:
+def finish(
+    writer: pq.ParquetWriter, *, document_bytes_max: int, attempt: str | None = None
+) -> None:
     """Add what is known only at the end, and close."""
     writer.add_key_value_metadata({"pitr.document_bytes_max": str(document_bytes_max)})
+    if attempt is not None:
+        writer.add_key_value_metadata({"pitr.attempt": attempt})
     writer.close()
 
 

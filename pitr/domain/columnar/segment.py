@@ -85,10 +85,14 @@ class WrittenFile:
         )
 
 
-def encode_segment(table: pa.Table, *, packing: Packing = FAST) -> EncodedSegment:
+def encode_segment(
+    table: pa.Table, *, packing: Packing = FAST, attempt: str | None = None
+) -> EncodedSegment:
     """Sort changes and encode them as a segment. The table must not be empty.
 
-    The result is in memory: the caller bounds it. Larger outputs go through ``SegmentWriter``.
+    ``attempt`` makes the bytes, and with them the name, this writer's alone: whoever may delete
+    what it wrote must give one. The result is in memory: the caller bounds it. Larger outputs go
+    through ``SegmentWriter``.
     """
     assert table.num_rows, "a segment holds at least one change"
     sink = pa.BufferOutputStream()
@@ -96,7 +100,7 @@ def encode_segment(table: pa.Table, *, packing: Packing = FAST) -> EncodedSegmen
     for group in row_groups(sorted_changes(table)):
         writer.write_table(group.cast(CHANGE_SCHEMA), row_group_size=ROW_GROUP_ROWS_MAX)
     facts = facts_of(table)
-    finish(writer, document_bytes_max=facts.document_bytes_max)
+    finish(writer, document_bytes_max=facts.document_bytes_max, attempt=attempt)
     body = sink.getvalue().to_pybytes()
     return EncodedSegment(body=body, sha256=hashlib.sha256(body).hexdigest(), facts=facts)
 
