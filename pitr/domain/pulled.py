@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pitr.domain.admission import AT_US_MIN
 from pitr.domain.log import Gap, LaneState
-from pitr.domain.records import Peeked
+from pitr.domain.records import Peeked, Records, digest_of
 from pitr.domain.times import rfc3339
 
 NEAR_FRACTION = 0.2
@@ -24,13 +25,38 @@ class Source:
     end: int
 
 
+def last_of(records: Records) -> dict[str, Any] | None:
+    """Return what the lane's state keeps of its last record; None, with no record, keeps the old.
+
+    ``source_problem`` knows a source again by it.
+    """
+    if not records.values:
+        return None
+    digest = digest_of(records.keys[-1], records.values[-1])
+    return {"last": {"position": records.positions[-1], "digest": digest}}
+
+
+def position_to_peek(lane: LaneState, source: Source) -> int | None:
+    """Return which record of the source to look at before the lane goes on, None for none.
+
+    After a gap that is the first one left; otherwise the last one captured, if it is still there.
+    """
+    if lane.position < source.first:
+        return source.first
+    known = lane.state.get("last")
+    if known and source.first <= known["position"] and lane.position <= source.end:
+        position: int = known["position"]
+        return position
+    return None
+
+
 def source_problem(lane: LaneState, source: Source, peeked: Peeked | None) -> str | None:
     """Tell why a source cannot be the one that a lane was captured from; None if it can.
 
     Args:
         lane: Where it stands; its state has the digest of the last record captured.
         source: What the source has now.
-        peeked: The record at that one's position, if the source still has it.
+        peeked: The record at ``position_to_peek``, if there is one.
     """
     if lane.position > source.end:
         return (

@@ -1,0 +1,6 @@
+"""PostgreSQL's ``pgoutput`` protocol, version 1: from its messages to changes, and what surrounds them.
+
+Source: PostgreSQL documentation, "Logical Replication Message Formats" and "Logical Streaming
+Replication Protocol". Values arrive as the text that the type's output function writes, under the
+settings of ``SESSION``.
+"""
