@@ -59,12 +59,12 @@ class LaneDrain:
             await ended(decoding)
 
     async def _next(self) -> tuple[Records, Decoded]:
-        await self._batch_waits()
+        await self._wait_for_batch()
         lane, limits = self._lane, self._limits
         records = lane.take(limits.capture_rows_max, limits.capture_bytes_max)
         return records, await self._decoder.decode_records(records, self._reading(lane.name))
 
-    async def _batch_waits(self) -> None:
+    async def _wait_for_batch(self) -> None:
         """Wait until what is queued is large or old enough."""
         lane = self._lane
         while True:
@@ -104,14 +104,14 @@ class LaneDrain:
         )
         lane.settled.clear()
         try:
-            appended = await self._appended(batch)
+            appended = await self._append(batch)
         finally:
             lane.settled.set()
-        lane.recovered()
+        lane.clear_failures()
         lane.position = records.position_end
         lane.stored += appended.count
 
-    async def _appended(self, batch: Batch) -> Appended:
+    async def _append(self, batch: Batch) -> Appended:
         while True:
             try:
                 return await self._appender.append(batch)

@@ -94,7 +94,7 @@ class Lane:
         self.begun, self.moved = False, reason
         self.arrived.set()
 
-    def recovered(self) -> None:
+    def clear_failures(self) -> None:
         """Note that the lane goes on."""
         self.problem, self.fails_to_store, self.failures = None, False, 0
 

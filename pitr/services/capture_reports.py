@@ -116,6 +116,20 @@ class LaneReports:
             if lane.name not in bounds or lane.position is None or not lane.begun:
                 continue
             lane.source_first, lane.source_end = bounds[lane.name]
-            await self._look_at(lane, lane.position, kept_us.get(lane.name))
-
-    async def _look_at(self, lane: Lane, position: int, kept_us: int | None) -> None: ...
+            source = Source(first=lane.source_first, end=lane.source_end)
+            kept, oldest_us = kept_us.get(lane.name), None
+            if kept is not None and lane.position < source.end:
+                peeked = await self._feed.peek(lane.name, lane.position)
+                oldest_us = peeked.time_us if peeked is not None else None
+            before = lane.warning
+            lane.warning = retention_problem(
+                lane.position,
+                source,
+                oldest_us=oldest_us,
+                kept_us=kept,
+                now_us=self._clock.now_us(),
+            )
+            if lane.warning is not None and before is None:
+                self._logger.error(
+                    "retention_nears", log=self._log, lane=lane.name, reason=lane.warning
+                )

@@ -100,7 +100,7 @@ class LaneWork:
         lane.position = lane.polled = position
         lane.source_first, lane.source_end = first, end
         if not lane.fails_to_store or position >= end:
-            lane.recovered()
+            lane.clear_failures()
         self._feed.seek(lane.name, position)
         lane.begun = True
 
@@ -145,7 +145,7 @@ class LaneWork:
 
     async def _taken(self, error: LaneTaken) -> None:
         if error.facts.get("owner") is None:  # released or restarted: take it up again
-            await asyncio.sleep(BACKOFF_S[0])
+            await asyncio.sleep(backoff_s(0))
             return
         self._lane.problem = "another worker captures it"
         self._logger.warning("lane_taken", log=self._log, lane=self._lane.name, error=str(error))

@@ -18,6 +18,7 @@ from pitr.domain.errors import Unavailable
 from pitr.domain.ports import FeedListener, FeedPoll
 from pitr.domain.records import Peeked, Reading, Records, decode_records, digest_of
 from pitr.services import capture as module
+from pitr.services import capture_work
 from pitr.services.append import Appender
 from pitr.services.capture import Capture
 from tests.services.world import LIMITS, World
@@ -185,10 +186,10 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BACKOFF_S", (0.01,))
+    monkeypatch.setattr(capture_work, "BACKOFF_S", (0.01,))
     monkeypatch.setattr(module, "REPORT_EVERY_S", 0.02)
     monkeypatch.setattr(module, "HALTED_RETRY_S", 0.05)
-    monkeypatch.setattr(module, "TAKEN_CHECK_S", 0.05)
+    monkeypatch.setattr(capture_work, "TAKEN_CHECK_S", 0.05)
 
 
 @asynccontextmanager
@@ -284,7 +285,7 @@ async def test_lanes_go_from_worker_to_worker_at_any_moment(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A claim that was cut off may still come through after its heir's; the clock stands still.
-    monkeypatch.setattr(module, "TAKEN_SILENT_US", -1)
+    monkeypatch.setattr(capture_work, "TAKEN_SILENT_US", -1)
     source, dice = Source(), random.Random(11)
     lanes = [f"kafka:t:{number}" for number in range(3)]
     async with working(world, source, "a", "b", "c") as workers:
@@ -382,7 +383,7 @@ async def test_a_lane_that_its_taker_leaves_comes_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that woke up too late claims a lane, and then is told that it has none."""
-    monkeypatch.setattr(module, "TAKEN_SILENT_US", -1)  # the clock stands still
+    monkeypatch.setattr(capture_work, "TAKEN_SILENT_US", -1)  # the clock stands still
     source = Source()
     source.add(5)
     async with working(world, source, "rightful") as (rightful,):
