@@ -19,6 +19,7 @@ from pitr.domain.log import (
     LogView,
     Mark,
     QuarantineItem,
+    Source,
     TailStats,
 )
 from pitr.domain.manifest import Entry, EntryKind, ObjectRef
@@ -112,12 +113,34 @@ class Catalog(Protocol):
         """Record what a source has lost and move the lane past it; ``PositionConflict``."""
         ...
 
+    async def open_gap(self, log: str, gap: Gap) -> None:
+        """Record a hole that will heal, unless it is recorded already."""
+        ...
+
+    async def heal_gaps(self, log: str, lane: str, *, at_us: int, but: Sequence[str]) -> int:
+        """End a lane's open gaps, but for those of collections still being read; how many."""
+        ...
+
     async def replace_lane(self, log: str, lane: str, replaced_by: str, gap: Gap) -> bool:
         """End a lane whose source is another one by now, with a gap; False if there is none."""
         ...
 
     async def release(self, log: str, lane: str) -> bool:
         """Let a lane hold the watermark back no longer; False if there is none."""
+        ...
+
+    # Attached databases
+
+    async def sources(self, log: str) -> list[Source]:
+        """Return the databases that are attached to a log, by name."""
+        ...
+
+    async def add_source(self, log: str, source: Source) -> None:
+        """Attach a database; ``Conflict`` if the name is taken."""
+        ...
+
+    async def remove_source(self, log: str, name: str) -> bool:
+        """Detach a database; False if there is none."""
         ...
 
     # Objects

@@ -32,7 +32,8 @@ class LaneState:
 
     ``at_us`` is the log time of its newest change; ``complete_us`` is None for a pushed lane. Only
     ``owner`` may append, if there is one. The rest is what a pulled lane's source said at
-    ``seen_us``: its positions are ``[source_first, source_end)``; ``rate`` is in changes a second.
+    ``seen_us``: its positions are ``[source_first, source_end)``; ``rate`` is in changes a second;
+    ``lag_bytes`` is what waits in the WAL of a database.
     """
 
     lane: str
@@ -48,6 +49,7 @@ class LaneState:
     seen_us: int | None = None
     rate: float | None = None
     problem: str | None = None
+    lag_bytes: int | None = None
 
     @property
     def lag(self) -> int | None:
@@ -70,11 +72,16 @@ class LaneReport:
     rate: float | None = None
     problem: str | None = None
     complete_us: int | None = None
+    lag_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A known hole in a lane (invariant 7). Bounds that are not known are None."""
+    """A known hole in a lane (invariant 7). Bounds that are not known are None.
+
+    ``collection`` is None where every one is touched. With ``healed_seq_end`` the hole has an end:
+    the rows were read anew, and the log is whole again from there, and from ``at_max_us`` on.
+    """
 
     lane: str
     position_first: int | None
@@ -84,6 +91,25 @@ class Gap:
     seq_end: int
     reason: str
     recorded_us: int
+    collection: str | None = None
+    healed_seq_end: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A database that is attached to a log. ``url`` has no password."""
+
+    name: str
+    url: str
+    slot: str
+    publication: str
+    created_us: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lane(self) -> str:
+        """The lane of its changes."""
+        return f"postgres:{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

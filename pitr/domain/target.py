@@ -122,7 +122,15 @@ def gaps_touched(gaps: Iterable[Gap], cut: Cut) -> tuple[Gap, ...]:
         for gap in gaps
         if gap.seq_end <= cut.seq_end
         and (cut.at_us is None or gap.at_min_us is None or gap.at_min_us <= cut.at_us)
+        and not _healed(gap, cut)
     )
+
+
+def _healed(gap: Gap, cut: Cut) -> bool:
+    """Tell whether ``cut`` takes in what ended the gap."""
+    if gap.healed_seq_end is None or cut.seq_end < gap.healed_seq_end:
+        return False
+    return cut.at_us is None or gap.at_max_us is None or cut.at_us > gap.at_max_us
 
 
 def inside_gap(gaps: Iterable[Gap], at_us: int) -> bool:

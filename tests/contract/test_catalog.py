@@ -25,7 +25,7 @@ from pitr.domain.errors import (
     SequenceMoved,
     Unavailable,
 )
-from pitr.domain.log import Appended, Gap, LaneReport, LaneState
+from pitr.domain.log import Appended, Gap, LaneReport, LaneState, Source
 from pitr.domain.manifest import GENESIS_HASH, ObjectRef, replay_entries
 from pitr.domain.plan import check_coverage
 from tests.changes import batch, draft
@@ -724,3 +724,62 @@ async def test_hot_queries_use_their_indexes(
 
 def test_genesis_is_a_hash() -> None:
     assert len(GENESIS_HASH) == 64
+
+
+# Gaps that heal, transactions under way, attached databases --------------------------------------
+
+
+def reading(collection: str | None) -> Gap:
+    return replace(
+        missing(first=None, end=None), collection=collection, at_min_us=5, reason="is read anew"
+    )
+
+
+async def test_a_gap_heals_once_its_rows_are_read(catalog: PostgresCatalog, log: str) -> None:
+    for _ in range(2):  # the second is known
+        for collection in ("a", "b", None):
+            await catalog.open_gap(log, reading(collection))
+    assert [gap.collection for gap in (await catalog.view(log)).gaps] == ["a", "b", None]
+    await catalog.append(log, [batch([draft()], lane="k")], recorded_us=START_US, skew_us=0)
+    assert await catalog.heal_gaps(log, "k", at_us=9, but=["b"]) == 1
+    gaps = (await catalog.view(log)).gaps
+    assert [(gap.at_max_us, gap.healed_seq_end) for gap in gaps] == [(9, 2), (None,) * 2, (None,) * 2]
+    assert await catalog.heal_gaps(log, "k", at_us=3, but=[]) == 2
+    gaps = (await catalog.view(log)).gaps
+    assert [gap.at_max_us for gap in gaps] == [9, 5, 5]
+    await catalog.open_gap(log, reading("a"))
+    assert len((await catalog.view(log)).gaps) == 4
+
+
+async def test_a_transaction_whose_end_has_not_come_is_torn_by_every_cut(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    first = batch([draft(1, tx="t1"), draft(2, tx="t2")], lane="k")
+    await append(catalog, log, replace(first, lane_state={"open_tx": "t2"}))
+    state = await catalog.log(log)
+    assert await catalog.torn(state, seq_end=state.seq_next, at_us=None) == {"t2": 2}
+    assert await catalog.torn(state, seq_end=2, at_us=None) == {}
+    rest = batch([draft(3, tx="t2")], lane="k", position_first=2)
+    await append(catalog, log, replace(rest, lane_state={"open_tx": None}))
+    state = await catalog.log(log)
+    assert await catalog.torn(state, seq_end=state.seq_next, at_us=None) == {}
+    assert await catalog.torn(state, seq_end=3, at_us=None) == {"t2": 2}
+
+
+async def test_databases_are_attached_under_a_name(catalog: PostgresCatalog, log: str) -> None:
+    source = Source(
+        name="app",
+        url="postgresql://app@db/app",
+        slot="pitr_app",
+        publication="pitr_app",
+        created_us=START_US,
+        options={"schemas": ["public"]},
+    )
+    await catalog.add_source(log, source)
+    with pytest.raises(Conflict, match="attached under that name"):
+        await catalog.add_source(log, source)
+    assert await catalog.sources(log) == [source]
+    assert source.lane == "postgres:app"
+    assert await catalog.remove_source(log, "app")
+    assert not await catalog.remove_source(log, "app")
+    assert await catalog.sources(log) == []

@@ -11,11 +11,12 @@ from pitr.adapters.catalog.migrate import migrate
 from pitr.adapters.catalog.reading import Reading
 from pitr.adapters.catalog.records import Records
 from pitr.adapters.catalog.sealing import Sealing
+from pitr.adapters.catalog.sources import Sources
 
 __all__ = ["PostgresCatalog"]
 
 
-class PostgresCatalog(Appends, Lanes, Sealing, Reading, Records):
+class PostgresCatalog(Appends, Lanes, Sources, Sealing, Reading, Records):
     """The catalog port on a PostgreSQL database, 14 or later."""
 
     @classmethod

@@ -55,14 +55,15 @@ class Lanes(Connected):
     SET source_first = coalesce(said.source_first, lane.source_first),
         source_end = coalesce(said.source_end, lane.source_end),
         seen_us = coalesce(said.seen_us, lane.seen_us),
-        rate = said.rate, problem = said.problem,
+        rate = said.rate, problem = said.problem, lag_bytes = said.lag_bytes,
         complete_us = CASE WHEN lane.position = said.position
                            THEN greatest(lane.complete_us, said.complete_us)
                            ELSE lane.complete_us END
     FROM pitr.logs AS log,
          unnest($3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-                $8::float8[], $9::text[], $10::bigint[])
-         AS said (lane, position, source_first, source_end, seen_us, rate, problem, complete_us)
+                $8::float8[], $9::text[], $10::bigint[], $11::bigint[])
+         AS said (lane, position, source_first, source_end, seen_us, rate, problem, complete_us,
+                  lag_bytes)
     WHERE log.name = $1 AND lane.log_id = log.log_id AND lane.owner = $2 AND lane.lane = said.lane
     """
 
@@ -75,7 +76,7 @@ class Lanes(Connected):
             [getattr(report, name) for report in reports]
             for name in (
                 *("lane", "position", "source_first", "source_end", "seen_us"),
-                *("rate", "problem", "complete_us"),
+                *("rate", "problem", "complete_us", "lag_bytes"),
             )
         ]
         async with self._connection() as connection:
@@ -88,8 +89,8 @@ class Lanes(Connected):
     _GAP = """
     INSERT INTO pitr.gaps
         (log_id, lane, position_first, position_end, at_min_us, at_max_us, seq_end, reason,
-         recorded_us)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         recorded_us, collection)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
     """
 
     async def record_gap(self, log: str, gap: Gap) -> None:
@@ -97,6 +98,44 @@ class Lanes(Connected):
         async with self._transaction() as connection:
             state = await locked_log(connection, log)
             await connection.execute(self._GAP, state.log_id, *_gap_values(gap))
+
+    _IS_OPEN = """
+    SELECT EXISTS (SELECT FROM pitr.gaps WHERE log_id = $1 AND lane = $2 AND reason = $3
+                   AND collection IS NOT DISTINCT FROM $4 AND healed_seq_end IS NULL)
+    """
+
+    async def open_gap(self, log: str, gap: Gap) -> None:
+        """Record a hole that will heal, unless it is recorded; its ``seq_end`` is the log's."""
+        async with self._transaction() as connection:
+            state = await locked_log(connection, log)
+            known = (state.log_id, gap.lane, gap.reason, gap.collection)
+            if not await connection.fetchval(self._IS_OPEN, *known):
+                gap = replace(gap, seq_end=state.seq_next)
+                await connection.execute(self._GAP, state.log_id, *_gap_values(gap))
+
+    _HEAL = """
+    UPDATE pitr.gaps SET healed_seq_end = $3, at_max_us = greatest($4, at_min_us)
+    WHERE log_id = $1 AND lane = $2 AND healed_seq_end IS NULL AND at_max_us IS NULL
+      AND CASE WHEN collection IS NULL THEN cardinality($5::text[]) = 0
+               ELSE NOT collection = ANY($5) END
+    """
+
+    async def heal_gaps(self, log: str, lane: str, *, at_us: int, but: Sequence[str]) -> int:
+        """End the open gaps of a lane: the log holds everything of these collections again.
+
+        Args:
+            at_us: Log time from which on that is so.
+            but: Collections whose rows are still being read.
+
+        Returns:
+            How many gaps healed.
+        """
+        async with self._transaction() as connection:
+            state = await locked_log(connection, log)
+            done = await connection.execute(
+                self._HEAL, state.log_id, lane, state.seq_next, at_us, list(but)
+            )
+        return int(done.split()[-1])
 
     async def skip(self, log: str, owner: str, gap: Gap) -> Gap:
         """Record what a lane's source has lost, and move the lane past it, at once.
@@ -169,5 +208,5 @@ class Lanes(Connected):
 def _gap_values(gap: Gap) -> tuple[object, ...]:
     return (
         *(gap.lane, gap.position_first, gap.position_end, gap.at_min_us, gap.at_max_us),
-        *(gap.seq_end, gap.reason, gap.recorded_us),
+        *(gap.seq_end, gap.reason, gap.recorded_us, gap.collection),
     )

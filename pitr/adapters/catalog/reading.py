@@ -138,7 +138,8 @@ class Reading(Connected):
 
     _LANES_OF = f"SELECT {rows.LANE_COLUMNS} FROM pitr.lanes WHERE log_id = $1 ORDER BY lane"
     _GAPS = """
-    SELECT lane, position_first, position_end, at_min_us, at_max_us, seq_end, reason, recorded_us
+    SELECT lane, position_first, position_end, at_min_us, at_max_us, seq_end, reason, recorded_us,
+           collection, healed_seq_end
     FROM pitr.gaps WHERE log_id = $1 ORDER BY gap_id
     """
 
@@ -162,10 +163,18 @@ class Reading(Connected):
     WHERE log_id = $1 AND parts > 1
       AND (seq_first < $2 AND seq_last >= $2
            OR $3::bigint IS NOT NULL AND at_min_us <= $3 AND at_max_us > $3)
+    UNION
+    SELECT tx, seq_first FROM pitr.transactions
+    WHERE log_id = $1 AND seq_first < $2 AND md5(tx) IN (
+        SELECT md5(state->>'open_tx') FROM pitr.lanes
+        WHERE log_id = $1 AND state->>'open_tx' IS NOT NULL)
     """
 
     async def torn(self, state: LogState, *, seq_end: int, at_us: int | None) -> dict[str, int]:
-        """Return the transactions that came in parts and lie on both sides of a cut.
+        """Return the transactions that a cut would tear.
+
+        Those that came in parts and lie on both sides of it, and those of which the source has not
+        sent the rest yet (a lane's state names it as ``open_tx``).
 
         Returns:
             Their first seq, by transaction.

@@ -7,23 +7,20 @@ poll checks that the consumer still stands where the last one ended.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.conn import create_conn
 from aiokafka.structs import OffsetAndMetadata
 
+from pitr.adapters.kafka import clients
 from pitr.adapters.kafka.config import KafkaConfig, translated
-from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
+from pitr.adapters.kafka.peeker import Peeker
+from pitr.domain.errors import InvalidRequest, Unavailable
 from pitr.domain.formats.times import AT_US_END
 from pitr.domain.ports import FeedListener, FeedPoll
 from pitr.domain.records import Headers, Peeked, Records, digest_of
@@ -38,9 +35,6 @@ METADATA_AGE_MS = 5_000
 REBALANCE_TIMEOUT_MS = 30_000
 POLL_INTERVAL_MAX_MS = 7 * 86_400_000
 """Lanes that are halted or full are not polled; heartbeats alone say that we are alive."""
-PEEK_S = 5.0
-LEAVE_S = 3.0
-"""How long a broker may take to note what we tell it; nothing depends on it."""
 SILENT_S = 5.0
 """Nobody has answered a fetch for so long: the brokers are away (aiokafka tries on in silence)."""
 
@@ -62,14 +56,10 @@ class KafkaFeed:
         self._config = config
         self._wanted = subscription
         self._consumer: AIOKafkaConsumer | None = None
-        self._peeker: AIOKafkaConsumer | None = None
-        self._admin: AIOKafkaAdminClient | None = None
-        self._peeking = asyncio.Lock()
+        self._peeker = Peeker(config)
         self._next: dict[TopicPartition, int] = {}
-        self._kept: dict[str, int | None] = {}
         self._polled_s = self._heard_s = 0.0
         self._heard_ms = 0
-        self._logger = structlog.get_logger("pitr.kafka")
 
     async def start(self, listener: FeedListener) -> None:
         """Join the group.
@@ -98,22 +88,11 @@ class KafkaFeed:
         )
         with translated():
             try:
-                await consumer.start()
+                await clients.start(consumer)
             except kafka.KafkaConnectionError:
-                await consumer.stop()
-                await self._knock()
-                raise
-            except BaseException:
-                await consumer.stop()
+                await clients.knock(self._config)
                 raise
         self._consumer = consumer
-
-    async def _knock(self) -> None:
-        """Log in at one broker by hand: a client that finds none keeps the reason to itself."""
-        given = self._config.client()
-        host, _, port = given.pop("bootstrap_servers").partition(",")[0].rpartition(":")
-        with contextlib.suppress(OSError, ValueError, kafka.KafkaConnectionError):
-            (await create_conn(host, int(port), **given)).close()
 
     async def poll(self, lanes: Sequence[str], *, timeout_s: float) -> FeedPoll:
         """Return what came in for these lanes, waiting at most ``timeout_s``."""
@@ -212,65 +191,23 @@ class KafkaFeed:
 
     async def bounds(self, lanes: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return the first offset that is left of each lane, and the one after the last."""
-        partitions = [partition_of(lane) for lane in lanes]
-        async with self._peeking:
-            with translated():
-                peeker = await self._started_peeker()
-                first = await peeker.beginning_offsets(partitions)
-                end = await peeker.end_offsets(partitions)
-        return {lane_of(tp): (first[tp], end[tp]) for tp in partitions}
+        found = await self._peeker.bounds([partition_of(lane) for lane in lanes])
+        return {lane_of(tp): bounds for tp, bounds in found.items()}
 
     async def end(self, lane: str, position: int) -> int | None:
-        """Return the end as a fetch from ``position`` sees it, None if that is past the end.
-
-        There are brokers whose listed end is too small by most of the last batch.
-        """
-        tp = partition_of(lane)
-        async with self._peeking:
-            with translated():
-                peeker = await self._started_peeker()
-                peeker.assign([tp])
-                peeker.seek(tp, position)
-                try:
-                    await peeker.getmany(tp, timeout_ms=int(PEEK_S * 200), max_records=1)
-                except kafka.OffsetOutOfRangeError:
-                    return None
-                return cast(int | None, peeker.highwater(tp))
+        """Return the end as a fetch from ``position`` sees it, None if that is past the end."""
+        return await self._peeker.end(partition_of(lane), position)
 
     async def peek(self, lane: str, position: int) -> Peeked | None:
         """Return the first record at or after an offset, None if there is none yet."""
-        tp = partition_of(lane)
-        async with self._peeking:
-            with translated():
-                peeker = await self._started_peeker()
-                peeker.assign([tp])
-                peeker.seek(tp, position)
-                found = await _first(peeker, tp)
-        for record in found:
-            return Peeked(
-                position=record.offset,
-                digest=digest_of(record.key, record.value),
-                time_us=_time_us(record.timestamp),
-            )
-        return None
-
-    async def _started_peeker(self) -> AIOKafkaConsumer:
-        """A consumer beside the group: on the group's, questions queue behind waiting fetches."""
-        if self._peeker is None:
-            peeker = AIOKafkaConsumer(
-                **self._config.client(),
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                isolation_level="read_committed",
-                fetch_max_wait_ms=100,
-            )
-            try:
-                await peeker.start()
-            except BaseException:
-                await peeker.stop()
-                raise
-            self._peeker = peeker
-        return self._peeker
+        record = await self._peeker.first(partition_of(lane), position)
+        if record is None:
+            return None
+        return Peeked(
+            position=record.offset,
+            digest=digest_of(record.key, record.value),
+            time_us=_time_us(record.timestamp),
+        )
 
     def seek(self, lane: str, position: int) -> None:
         """Let the lane give records from an offset on."""
@@ -292,68 +229,20 @@ class KafkaFeed:
             return
         with translated():
             try:
-                async with asyncio.timeout(LEAVE_S):
+                async with asyncio.timeout(clients.LEAVE_S):
                     await consumer.commit(offsets)
             except (kafka.IllegalStateError, kafka.CommitFailedError):  # they go to others now
                 return
 
     async def kept_us(self, lanes: Sequence[str]) -> dict[str, int]:
         """Return for how long each lane's topic keeps records, where the broker tells."""
-        topics = {partition_of(lane).topic for lane in lanes}
-        for topic in topics - self._kept.keys():
-            self._kept[topic] = await self._retention_us(topic)
-        found = {lane: self._kept[partition_of(lane).topic] for lane in lanes}
-        return {lane: kept for lane, kept in found.items() if kept is not None}
-
-    async def _retention_us(self, topic: str) -> int | None:
-        try:
-            with translated():
-                admin = await self._started_admin()
-                answers = await admin.describe_configs(
-                    [ConfigResource(ConfigResourceType.TOPIC, topic)]
-                )
-        except PitrError as error:
-            self._logger.info("retention_unknown", topic=topic, reason=str(error))
-            return None
-        values = {
-            entry[0]: entry[1]
-            for answer in answers
-            for resource in answer.resources
-            for entry in resource[4]
-        }
-        if "delete" not in (values.get("cleanup.policy") or "delete"):
-            return None
-        kept_ms = int(values.get("retention.ms") or -1)
-        return kept_ms * 1000 if kept_ms >= 0 else None
-
-    async def _started_admin(self) -> AIOKafkaAdminClient:
-        if self._admin is None:
-            admin = AIOKafkaAdminClient(**self._config.client())
-            try:
-                await admin.start()
-            except BaseException:
-                await admin.close()
-                raise
-            self._admin = admin
-        return self._admin
+        kept_us = await self._peeker.kept_us({topic_of(lane) for lane in lanes})
+        return {lane: kept_us[topic] for lane in lanes if (topic := topic_of(lane)) in kept_us}
 
     async def close(self) -> None:
         """Leave the group."""
-        clients = (self._consumer, self._peeker, self._admin)
-        self._consumer = self._peeker = self._admin = None
-        await asyncio.gather(*(self._stop(client) for client in clients if client is not None))
-
-    async def _stop(self, client: AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
-        stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-        # In a task: with the brokers away, a client ends as cancelled, and we are not.
-        stopping = asyncio.ensure_future(stop())  # noqa: TID251 - awaited here
-        try:
-            await asyncio.wait([stopping], timeout=LEAVE_S)
-        finally:
-            ended = stopping.done() and not stopping.cancelled()
-            stopping.cancel()
-        if not ended or stopping.exception() is not None:
-            self._logger.info("leaving_failed", clients=type(client).__name__)
+        consumer, self._consumer = self._consumer, None
+        await asyncio.gather(clients.stop(consumer), self._peeker.close())
 
     def _joined(self) -> AIOKafkaConsumer:
         if self._consumer is None:
@@ -435,17 +324,3 @@ def _time_us(timestamp: int | None) -> int | None:
     if timestamp is None or not 0 <= timestamp * 1000 < AT_US_END:
         return None
     return timestamp * 1000
-
-
-async def _first(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Sequence[Any]:
-    """Fetch one record, or none: at the end, or when that takes too long."""
-    until_s = time.monotonic() + PEEK_S
-    while time.monotonic() < until_s:
-        found = await consumer.getmany(tp, timeout_ms=200, max_records=1)
-        if tp in found:
-            return cast(Sequence[Any], found[tp])
-        stable, end = consumer.last_stable_offset(tp), consumer.highwater(tp)
-        readable = stable if stable is not None and stable >= 0 else end
-        if readable is not None and await consumer.position(tp) >= readable:
-            break
-    return ()

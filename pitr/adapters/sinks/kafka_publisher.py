@@ -92,13 +92,15 @@ class Publisher:
 
     async def begin(self) -> None:
         """Begin the transaction, if there is to be one."""
-        self._begun_s = asyncio.get_running_loop().time()
+        _check_not_cancelled()
         if self._place.transaction:
             with self._translated():
                 await self._producer.begin_transaction()
+        self._begun_s = asyncio.get_running_loop().time()
 
     async def send(self, batch: Batch) -> list[Batch]:
         """Hand over a batch; return those that the broker took since."""
+        _check_not_cancelled()
         with self._translated(batch):
             sending = await self._producer.send_batch(
                 batch.builder, batch.place.topic, partition=batch.place.partition
@@ -132,6 +134,7 @@ class Publisher:
             Conflict: Another restore into the topic took over; nothing is seen.
             Unavailable: The broker did not answer, so it may have happened or not.
         """
+        _check_not_cancelled()
         self.committing = True
         if not self._place.transaction:
             return
@@ -260,6 +263,13 @@ async def _start(producer: AIOKafkaProducer, place: KafkaPlace) -> None:
         if place.idempotent and isinstance(cause, TimeoutError):
             raise Unavailable(f"the broker's {what} do not answer", hint=hint) from error
         raise
+
+
+def _check_not_cancelled() -> None:
+    """Raise a cancellation that was lost: a client of aiokafka that closes keeps it to itself."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

@@ -43,6 +43,7 @@ STATUS: dict[str, Any] = {
             "seen_at": None,
             "rate": None,
             "problem": None,
+            "lag_bytes": None,
         }
     ],
     "gaps": [],

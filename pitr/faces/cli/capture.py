@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 from enum import StrEnum
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pitr.faces.cli.command import Run, command
+from pitr.faces.cli.console import Console
 from pitr.faces.cli.ingest import InputFormat
+
+if TYPE_CHECKING:
+    from pitr.settings import Settings
 
 
 class Begin(StrEnum):
@@ -62,10 +67,6 @@ async def capture(
     Where capture stands is in the catalog: start and kill it as you like. Credentials, formats of
     single topics and keys come from PITR_KAFKA_ variables.
     """
-    from pitr.faces.capture import capture as run_capture
-    from pitr.faces.capture import work
-    from pitr.kafka_settings import kafka_config, kafka_topics
-
     settings = run.settings(
         log=run.given.log,
         kafka_bootstrap=bootstrap,
@@ -75,16 +76,20 @@ async def capture(
         kafka_format=None if format is None else format.value,
         kafka_from=None if begin is None else begin.value,
     )
+    await _capture(run.console, settings, workers=workers, worker=worker)
+
+
+async def _capture(console: Console, settings: Settings, *, workers: int, worker: bool) -> None:
+    from pitr.faces.capture import capture as run_capture
+    from pitr.faces.capture import work
+    from pitr.kafka_settings import kafka_config, kafka_topics
+
     kafka_config(settings).client()
     kafka_topics(settings)
     asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)  # capture ends in order
     if worker:
         await work(settings)
         return
-
-    def ready() -> None:
-        run.console.say(
-            f"pitr captures {topics or pattern or settings.kafka_topics or settings.kafka_pattern}"
-        )
-
+    topics = settings.kafka_pattern or settings.kafka_topics
+    ready = partial(console.say, f"pitr captures {topics}")
     await run_capture(settings, workers=workers, ready=ready)

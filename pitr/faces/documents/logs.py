@@ -80,6 +80,7 @@ def lane_document(lane: LaneState) -> Document:
         "seen_at": rfc3339(lane.seen_us),
         "rate": lane.rate,
         "problem": lane.problem,
+        "lag_bytes": lane.lag_bytes,
     }
 
 
@@ -87,11 +88,13 @@ def gap_document(gap: Gap) -> Document:
     """A known hole."""
     return {
         "lane": gap.lane,
+        "collection": gap.collection,
         "position_first": gap.position_first,
         "position_end": gap.position_end,
         "at_min": rfc3339(gap.at_min_us),
         "at_max": rfc3339(gap.at_max_us),
         "seq_end": gap.seq_end,
+        "healed_seq_end": gap.healed_seq_end,
         "reason": gap.reason,
         "recorded_at": rfc3339(gap.recorded_us),
     }

@@ -111,7 +111,7 @@ def gaps_table(gaps: Iterable[Gap]) -> str:
     """One line for each known hole."""
     rows = [
         (
-            f"gap in {gap.lane}",
+            f"gap in {gap.collection or gap.lane}",
             gap.position_first,
             gap.position_end,
             rfc3339(gap.at_min_us),
