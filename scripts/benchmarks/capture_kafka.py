@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from pitr.adapters.kafka.feed import FETCH_BYTES, PARTITION_FETCH_BYTES
@@ -100,12 +100,17 @@ async def fresh_app(bootstrap: str, topic: str) -> AsyncIterator[App]:
             yield app
 
 
-async def seconds_of(app: App, count: int) -> float:
-    """Seconds from the first change in the log to the last, as if the first came at once."""
+async def seconds_of(app: App, count: int, look: Callable[[float], None] | None = None) -> float:
+    """Seconds from the first change in the log to the last, as if the first came at once.
+
+    ``look`` is told which part is done, again and again.
+    """
     first, start = 0, 0.0
     while True:
         stored = (await app.catalog.log(LOG)).seq_next - 1
         now = time.perf_counter()
+        if look is not None:
+            look(stored / count)
         if stored and not start:
             first, start = stored, now
         if stored >= count:
@@ -125,8 +130,27 @@ async def one_worker(bootstrap: str, topic: str, count: int) -> float:
                 stop.set()
 
 
-async def two_workers(bootstrap: str, topic: str, count: int) -> float:
-    """Capture with ``pitr capture --workers 2``."""
+class Memory:
+    """The most that any worker, with its decoders, held in each half of the work, bytes."""
+
+    def __init__(self, process: int) -> None:
+        self._process = psutil.Process(process)
+        self._looked = 0.0
+        self.halves = [0, 0]
+
+    def look(self, done: float) -> None:
+        """Look at the workers, at most once a second."""
+        if time.perf_counter() - self._looked < 1:
+            return
+        self._looked, half = time.perf_counter(), int(done >= 0.5)
+        for worker in self._process.children():
+            with suppress(psutil.Error):
+                held = [each.memory_info().rss for each in [worker, *worker.children()]]
+                self.halves[half] = max(self.halves[half], sum(held))
+
+
+async def two_workers(bootstrap: str, topic: str, count: int) -> tuple[float, list[int]]:
+    """Capture with ``pitr capture --workers 2``; seconds, and memory of a worker by half."""
     async with fresh_app(bootstrap, topic) as app:
         command = [
             *(sys.executable, "-m", "pitr", "capture", "--data", str(app.settings.data)),
@@ -134,8 +158,9 @@ async def two_workers(bootstrap: str, topic: str, count: int) -> float:
             *("--group", str(app.settings.kafka_group)),
         ]
         process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
+        memory = Memory(process.pid)
         try:
-            return await seconds_of(app, count)
+            return await seconds_of(app, count, memory.look), memory.halves
         finally:
             process.terminate()
             await process.wait()
@@ -157,8 +182,7 @@ async def run(changes: int) -> dict[str, Any]:
         say(f"drain: {rate(changes, drained):,}/s")
         one = await one_worker(broker.bootstrap, topic, changes)
         say(f"one worker: {rate(changes, one):,}/s")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        two = await two_workers(broker.bootstrap, topic, changes)
+        two, halves = await two_workers(broker.bootstrap, topic, changes)
         say(f"two workers: {rate(changes, two):,}/s")
     return {
         "bench": "capture-kafka",
@@ -173,5 +197,6 @@ async def run(changes: int) -> dict[str, Any]:
         "one_worker_per_s": rate(changes, one),
         "two_workers_per_s": rate(changes, two),
         "two_workers_ratio": round(drained / two, 2),
-        "peak_bytes": peak,
+        "worker_bytes_first_half": halves[0],
+        "worker_bytes_second_half": halves[1],
     }
