@@ -36,9 +36,12 @@ from aiokafka.errors import KafkaError, NoError, OffsetOutOfRangeError, for_code
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from pitr.adapters.file_lock import FileLock
+from tests.kafka import certificates
+from tests.kafka.certificates import Certificates
 
 HOST = "127.0.0.1"
 USER, PASSWORD = "shop", "open-sesame"
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 NAMES = ("tansu", "apache", "external")
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
@@ -55,6 +58,19 @@ REQUEST_MS = 10_000
 
 
 # What a test is handed --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """Listeners with TLS; ``HOST`` is the one name that their certificate is good for."""
+
+    bootstrap: str
+    """Asks nobody who they are."""
+    mutual_bootstrap: str
+    """Wants a certificate of the client."""
+    login_bootstrap: str
+    """Wants ``USER`` and ``PASSWORD``."""
+    certificates: Certificates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +105,9 @@ class Broker:
     """Compression it takes; ``none`` is no compression."""
 
     login_bootstrap: str | None = None
-    """Where it wants ``USER`` and ``PASSWORD`` by SASL PLAIN, if it does anywhere."""
+    """Where it wants ``USER`` and ``PASSWORD`` by any of ``MECHANISMS``, if it does anywhere."""
+    tls: Tls | None = None
+    """Where it speaks TLS, if it does anywhere."""
 
     server: Server | None = field(default=None, repr=False, compare=False)
     """Its process, if it is ours."""
@@ -286,16 +304,21 @@ def tansu(folder: Path) -> Iterator[Broker]:
 def apache(folder: Path) -> Iterator[Broker]:
     """Apache Kafka: broker and controller in one process, durable in ``folder``."""
     jars = _apache_jars()
-    port, controller_port, login_port = free_port(), free_port(), free_port()
+    known = None
+    if certificates.absent() is None:
+        known = certificates.made(folder / "certificates", address=HOST)
+    names = [name for name in PROTOCOLS if known is not None or name not in TLS]
+    at = {name: f"{HOST}:{free_port()}" for name in names}
+    port = int(at["PLAINTEXT"].rpartition(":")[2])
     (folder / "log4j2.properties").write_text(LOGGING)
+    settings = SETTINGS + (TLS_SETTINGS if known is not None else "")
     (folder / "server.properties").write_text(
-        SETTINGS.format(
-            host=HOST,
-            port=port,
-            controller_port=controller_port,
-            login_port=login_port,
-            user=USER,
-            password=PASSWORD,
+        settings.format(
+            listeners=",".join(f"{name}://{place}" for name, place in at.items()),
+            protocols=",".join(f"{name}:{PROTOCOLS[name]}" for name in names),
+            controller=at["CONTROLLER"],
+            login="\n".join(_login_settings(name) for name in names if "LOGIN" in name),
+            certificates=known,
             folder=folder,
         )
     )
@@ -308,6 +331,7 @@ def apache(folder: Path) -> Iterator[Broker]:
     cluster = base64.urlsafe_b64encode(b"\x00" + uuid4().bytes[1:]).decode().rstrip("=")
     _run(
         *(*java, "kafka.tools.StorageTool", "format", "--standalone"),
+        *(f"--add-scram={name}=[name={USER},password={PASSWORD}]" for name in MECHANISMS[1:]),
         *("--cluster-id", cluster, "--config", str(folder / "server.properties")),
     )
     command = [*java, "kafka.Kafka", str(folder / "server.properties")]
@@ -316,7 +340,15 @@ def apache(folder: Path) -> Iterator[Broker]:
             name="apache",
             bootstrap=f"{HOST}:{port}",
             version=_apache_version(),
-            login_bootstrap=f"{HOST}:{login_port}",
+            login_bootstrap=at["LOGIN"],
+            tls=None
+            if known is None
+            else Tls(
+                bootstrap=at["TLS"],
+                mutual_bootstrap=at["MUTUAL"],
+                login_bootstrap=at["TLSLOGIN"],
+                certificates=known,
+            ),
             server=server,
         )
 
@@ -351,14 +383,10 @@ rootLogger.appenderRef.out.ref = out
 SETTINGS = """\
 process.roles=broker,controller
 node.id=1
-controller.quorum.bootstrap.servers={host}:{controller_port}
-listeners=PLAINTEXT://{host}:{port},LOGIN://{host}:{login_port},\\
-  CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port},LOGIN://{host}:{login_port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
-listener.name.login.sasl.enabled.mechanisms=PLAIN
-listener.name.login.plain.sasl.jaas.config=\\
-  org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+controller.quorum.bootstrap.servers={controller}
+listeners={listeners}
+listener.security.protocol.map={protocols}
+{login}
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 log.dirs={folder}/data
@@ -385,6 +413,39 @@ log.retention.check.interval.ms=500
 log.cleaner.backoff.ms=500
 log.cleaner.dedupe.buffer.size=4194304
 """
+
+PROTOCOLS = {
+    "CONTROLLER": "PLAINTEXT",
+    "PLAINTEXT": "PLAINTEXT",
+    "LOGIN": "SASL_PLAINTEXT",
+    "TLS": "SSL",
+    "MUTUAL": "SSL",
+    "TLSLOGIN": "SASL_SSL",
+}
+"""What is spoken at each listener."""
+
+TLS = ("TLS", "MUTUAL", "TLSLOGIN")
+
+TLS_SETTINGS = """\
+ssl.keystore.type=PEM
+ssl.keystore.location={certificates.broker}
+ssl.truststore.type=PEM
+ssl.truststore.location={certificates.authority}
+listener.name.mutual.ssl.client.auth=required
+"""
+
+
+def _login_settings(listener: str) -> str:
+    """Let ``USER`` in by each mechanism; the passwords of SCRAM come with formatting."""
+    start = f"listener.name.{listener.lower()}"
+    known = {"PLAIN": f'plain.PlainLoginModule required user_{USER}="{PASSWORD}"'}
+    lines = [f"{start}.sasl.enabled.mechanisms={','.join(MECHANISMS)}"]
+    for name in MECHANISMS:
+        module = known.get(name, "scram.ScramLoginModule required")
+        lines.append(
+            f"{start}.{name.lower()}.sasl.jaas.config=org.apache.kafka.common.security.{module};"
+        )
+    return "\n".join(lines)
 
 
 def _tansu_absent() -> str | None:

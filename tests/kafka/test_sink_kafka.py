@@ -290,6 +290,24 @@ async def test_a_restore_is_given_up_also_where_the_client_keeps_that_to_itself(
     assert await pairs(broker, name, 0) == []
 
 
+async def test_a_restore_that_is_given_up_before_its_transaction_leaves_nothing(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not broker.transactions:
+        pytest.skip(f"NOT TESTED ON {broker.name.upper()}: it has no transactions")
+    topic, begin = fresh(), AIOKafkaProducer.begin_transaction
+
+    async def cancelled_meanwhile(producer: AIOKafkaProducer) -> None:
+        writing.cancel()
+        await begin(producer)
+
+    monkeypatch.setattr(AIOKafkaProducer, "begin_transaction", cancelled_meanwhile)
+    writing = asyncio.ensure_future(write(FakeState({"c": ROWS}), url(broker, topic)))
+    await asyncio.wait([writing])
+    assert writing.cancelled()
+    assert topic not in await topics(broker)
+
+
 async def test_a_failure_leaves_nothing_that_readers_see_and_no_hindrance(
     broker: Broker, topic: TopicFactory
 ) -> None:

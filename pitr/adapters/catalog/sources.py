@@ -49,4 +49,5 @@ class Sources(Connected):
     async def remove_source(self, log: str, name: str) -> bool:
         """Detach a database from a log; what was captured stays. False if there is none."""
         async with self._connection() as connection:
-            return (await connection.execute(self._REMOVE, log, name)) != "DELETE 0"
+            removed: str = await connection.execute(self._REMOVE, log, name)
+        return removed != "DELETE 0"

@@ -50,17 +50,17 @@ class Assembler:
 
     Args:
         lsn: Where the stream begins: the end of the last whole transaction that is stored.
-        open: The transaction of which the log has a piece already, None if there is none. It is
+        resumed: The transaction of which the log has a piece already, None if there is none. It is
             the first that the stream brings; what the log has of it is dropped again.
     """
 
     def __init__(
-        self, *, lsn: int, open: Transaction | None, rows_max: int, bytes_max: int
+        self, *, lsn: int, resumed: Transaction | None, rows_max: int, bytes_max: int
     ) -> None:
         self._rows_max = rows_max
         self._bytes_max = bytes_max
         self._relations: dict[int, Relation] = {}
-        self._resumed = open
+        self._resumed = resumed
         self._skip = 0
         self._current: Transaction | None = None
         self._done_before = 0
@@ -82,9 +82,9 @@ class Assembler:
         return not self._messages and self._current is None
 
     @property
-    def rows(self) -> int:
-        """Row changes that wait."""
-        return self._rows
+    def holds_any(self) -> bool:
+        """Whether messages wait to be cut."""
+        return bool(self._messages)
 
     def relation(self, relid: int) -> Relation | None:
         """Return what is known of a table."""
@@ -213,6 +213,4 @@ class Assembler:
                 self._current = with_reason(self._current, message.content)
         elif message.prefix.startswith(OWN_PREFIX):
             kind = message.prefix.removeprefix(OWN_PREFIX)
-            self._met.append(
-                Marker(kind=kind, content=message.content, transaction=self._current)
-            )
+            self._met.append(Marker(kind=kind, content=message.content, transaction=self._current))

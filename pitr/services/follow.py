@@ -1,0 +1,212 @@
+"""Follows an attached database: every committed change into the log, once and in order.
+
+The stream of its slot is read, decoded and stored by three tasks with bounded queues between them;
+a fourth reads tables that are to be copied. Whatever goes wrong, all begin again from where the
+lane's notes in the catalog say it stands: they are stored with the changes (invariants 1 to 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+
+import structlog
+
+from pitr.domain.catalog import Catalog
+from pitr.domain.columnar.rows import changes_of
+from pitr.domain.errors import LaneTaken, PitrError, PositionConflict
+from pitr.domain.limits import Limits
+from pitr.domain.log import Source
+from pitr.domain.pgoutput.copying import CopyState
+from pitr.domain.pgoutput.notes import Notes
+from pitr.domain.pgoutput.ports import Cluster, Database
+from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
+from pitr.domain.pgoutput.schema_log import SCHEMAS, emptied
+from pitr.domain.pgoutput.standing import standing_problem
+from pitr.domain.ports import Clock
+from pitr.domain.target import Cut
+from pitr.services.append import Appender
+from pitr.services.archive import Archive
+from pitr.services.follow_copy import TableCopier
+from pitr.services.follow_log import LaneLog
+from pitr.services.follow_read import StreamReader
+from pitr.services.follow_report import FollowReports
+from pitr.services.follow_state import Following
+from pitr.services.follow_store import StreamStore
+from pitr.services.tasks import pause, single
+
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+TAKEN_RETRY_S = 10.0
+HALTED_RETRY_S = 30.0
+
+
+class _Halted(Exception):
+    """The lane cannot go on until a person has decided; the text says what to do."""
+
+
+class Follower:
+    """Follows one database. ``run`` it once."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        appender: Appender,
+        archive: Archive,
+        database: Database,
+        clock: Clock,
+        *,
+        log: str,
+        source: Source,
+        owner: str,
+        limits: Limits,
+    ) -> None:
+        self._catalog = catalog
+        self._appender = appender
+        self._archive = archive
+        self._database = database
+        self._clock = clock
+        self._log = log
+        self._source = source
+        self._owner = owner
+        self._limits = limits
+        self._logger = structlog.get_logger("pitr.follow").bind(log=log, lane=source.lane)
+        self.following = Following(lane=source.lane)
+        self._lane = LaneLog(self.following, catalog, appender, clock, log=log, owner=owner)
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is captured just now, or soon will not be; None while all is well."""
+        return self.following.problem or self.following.warning
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until ``stop``; what is under way then is stored by the next one."""
+        following = self.following
+        async with asyncio.TaskGroup() as group:
+            reports = FollowReports(
+                following,
+                self._catalog,
+                self._database,
+                self._clock,
+                log=self._log,
+                owner=self._owner,
+                limits=self._limits,
+            )
+            reporting = group.create_task(reports.run())
+            while not stop.is_set():
+                await self._attempt(stop)
+            reporting.cancel()
+        await self._database.close()
+
+    async def _attempt(self, stop: asyncio.Event) -> None:
+        following = self.following
+        try:
+            await self._follow(stop)
+        except LaneTaken as error:
+            self._say("lane_taken", "another worker follows it")
+            await pause(TAKEN_RETRY_S if error.facts.get("owner") else BACKOFF_S[0], stop)
+        except _Halted as error:
+            self._say("lane_halted", str(error))
+            await pause(HALTED_RETRY_S, stop)
+        except (PitrError, OSError) as error:
+            if not isinstance(error, PositionConflict):
+                following.problem = str(error)
+            self._logger.warning(
+                "begins_again", error=str(error), hint=getattr(error, "hint", None)
+            )
+            await pause(BACKOFF_S[min(following.failures, len(BACKOFF_S) - 1)], stop)
+            following.failures += 1
+
+    def _say(self, event: str, problem: str) -> None:
+        if self.following.problem != problem:
+            self._logger.error(event, reason=problem)
+        self.following.problem = problem
+
+    async def _follow(self, stop: asyncio.Event) -> None:
+        """Claim the lane, see that the source is the one that was captured, and follow it."""
+        following = self.following
+        await self._claim()
+        schemas = await self._known_schemas()
+        if (problem := await self._standing()) is not None:
+            await self._anchor(problem, schemas)
+            schemas = {}
+        assert following.notes.lsn is not None, "it stands somewhere"
+        async with self._database.stream(following.notes.lsn) as stream:
+            reader = StreamReader(
+                following.notes, stream, self._database, schemas=schemas, limits=self._limits
+            )
+            copier = TableCopier(following, self._database, schemas=schemas.values())
+            store = StreamStore(following, self._lane, stream, copier, reader.decoded)
+            await _run_all(stop, reader.read(), reader.decode(), store.run(), copier.run())
+
+    async def _claim(self) -> None:
+        now_us = self._clock.now_us()
+        lane = self._source.lane
+        claimed = await self._catalog.claim(self._log, self._owner, {lane: 0}, recorded_us=now_us)
+        state = claimed[lane]
+        if "replaced_by" in state.state:
+            raise _Halted("the lane was ended: attach the database under another name")
+        notes = Notes.of_json(state.state)
+        self.following.begin(position=state.position, at_us=state.at_us, notes=notes)
+
+    async def _known_schemas(self) -> dict[int, TableSchema]:
+        """Return what the log says of the source's tables, by relid."""
+        view = await self._archive.view(self._log)
+        cut = Cut(seq_end=view.state.seq_next)
+        reads = self._archive.reads(view, cut, collections=(SCHEMAS,))
+        known: dict[int, TableSchema] = {}
+        async with self._archive.state(view, reads, collections=frozenset((SCHEMAS,))) as state:
+            for batch in state.rows(SCHEMAS) if SCHEMAS in state.counts else ():
+                for change in changes_of(batch):
+                    if change.lane == self._source.lane and change.after is not None:
+                        schema = schema_from_body(change.after)
+                        known[schema.relid] = schema
+        return known
+
+    async def _standing(self) -> str | None:
+        """Return why the source cannot go on where the log stands, None if it can."""
+        following, notes = self.following, self.following.notes
+        cluster, slot = await self._database.cluster(), await self._database.slot()
+        if notes.system is not None and notes.system != cluster.system:
+            raise _Halted(
+                f"this is another database cluster ({cluster.system}) than the one that was"
+                f" captured ({notes.system}): detach, and attach it under another name"
+            )
+        problem = standing_problem(notes, cluster, slot)
+        if problem is None:
+            lsn = notes.lsn
+            if lsn is None:
+                assert slot is not None, "its absence is a problem"
+                lsn = slot.confirmed_flush_lsn
+            following.notes = _now_in(replace(notes, lsn=lsn), cluster)
+        return problem
+
+    async def _anchor(self, problem: str, schemas: Mapping[int, TableSchema]) -> None:
+        """Go on after a loss: a gap, a slot made anew, and every table read again (invariant 7)."""
+        following = self.following
+        since_us = following.at_us if following.position else None
+        await self._lane.open_gap(problem, collection=None, at_us=since_us)
+        lsn = await self._database.make_slot()
+        cluster = await self._database.cluster()
+        notes = replace(following.notes, lsn=lsn, open=None, copy=CopyState())
+        await self._lane.append(emptied(schemas.values()), notes=_now_in(notes, cluster))
+
+
+def _now_in(notes: Notes, cluster: Cluster) -> Notes:
+    return replace(notes, system=cluster.system, timeline=cluster.timeline)
+
+
+async def _run_all(stop: asyncio.Event, *parts: Coroutine[None, None, None]) -> None:
+    """Run all parts until one fails, or ``stop``.
+
+    Raises:
+        The first error of any of them.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(part) for part in parts]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+    except BaseExceptionGroup as failures:
+        raise single(failures) from failures

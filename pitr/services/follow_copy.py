@@ -1,0 +1,127 @@
+"""Reads tables that are to be copied, a chunk at a time, beside the stream.
+
+``domain.pgoutput.copying`` explains the method. A chunk is handed over when its place comes by in
+the stream; the store decides on its rows, and says when the next may be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import orjson
+import pyarrow as pa
+import structlog
+
+from pitr.domain.pgoutput.copying import CHUNK_ROWS_MAX, CHUNK_ROWS_MIN, Chunk
+from pitr.domain.pgoutput.copytext import changes_of
+from pitr.domain.pgoutput.model import Relation
+from pitr.domain.pgoutput.ports import Database
+from pitr.domain.pgoutput.schema import TableSchema
+from pitr.domain.pgoutput.window import Window
+from pitr.services.follow_read import COPY
+from pitr.services.follow_state import Following
+
+AGAIN_S = (0.05, 0.2, 0.5, 1.0)
+FIRST_ROWS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """A chunk that waits for its place in the stream."""
+
+    name: str
+    chunk: Chunk
+    rows: pa.Table
+
+
+class TableCopier:
+    """Copies what the lane's notes say is to be copied. Its window is told by the store."""
+
+    def __init__(
+        self, following: Following, database: Database, *, schemas: Iterable[TableSchema]
+    ) -> None:
+        self._following = following
+        self._database = database
+        self.window = Window(watched=frozenset())
+        self.schemas = {schema.collection: schema for schema in schemas}
+        """The tables by collection, as of what is stored."""
+        self._in_hand: InHand | None = None
+        self._session = self._number = 0
+        self._wanted = asyncio.Event()
+        self._decided = asyncio.Event()
+        self._accepted = False
+        self._logger = structlog.get_logger("pitr.follow").bind(lane=following.lane)
+
+    def wake(self) -> None:
+        """Say that there may be more to copy."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Copy until cancelled."""
+        while True:
+            self._wanted.clear()
+            to_do = self._following.notes.copy.to_do
+            ready = next((name for name in to_do if name in self.schemas), None)
+            if ready is None:
+                await self._wanted.wait()
+            else:
+                await self._copy(ready)
+
+    async def _copy(self, collection: str) -> None:
+        """Copy one table, as long as it is to be copied and stays what it is."""
+        schema = self.schemas[collection]
+        relation = await self._database.relation_of(schema)
+        self._session = await self._database.new_xid()  # nobody else's, ever
+        self.window.watch(collection, since=self._session)
+        self._logger.info("table_is_read", collection=collection)
+        rows_max, refused = FIRST_ROWS, 0
+        while (
+            collection in self._following.notes.copy.to_do
+            and self.schemas.get(collection) is schema
+        ):
+            chunk = await self._chunk(relation, rows_max)
+            if chunk is not None and await self._offer(chunk, relation):
+                rows_max, refused = chunk.rows_max, 0
+                continue
+            rows_max = max(rows_max // 2, CHUNK_ROWS_MIN)
+            await asyncio.sleep(AGAIN_S[min(refused, len(AGAIN_S) - 1)])
+            refused += 1
+        self.window.unwatch(collection)
+
+    async def _chunk(self, relation: Relation, rows_max: int) -> Chunk | None:
+        """Read the next chunk; None if the stream may have brought what it does not see."""
+        table = self._following.notes.copy.table(relation.collection)
+        after = table.last if table is not None else None
+        chunk = await self._database.chunk(
+            relation, after=after, rows_max=min(rows_max, CHUNK_ROWS_MAX)
+        )
+        self.window.took(chunk.snapshot)
+        if self.window.unknown(chunk.snapshot):
+            self.window.give_up()
+            return None
+        return chunk
+
+    async def _offer(self, chunk: Chunk, relation: Relation) -> bool:
+        """Mark the chunk's place in the stream, and wait until it came by there."""
+        rows = await asyncio.to_thread(changes_of, chunk.data, relation)
+        self._number += 1
+        name = f"{self._session}:{self._number}"
+        self._in_hand = InHand(name, chunk, rows)
+        self._decided.clear()
+        await self._database.emit(COPY, orjson.dumps({"chunk": name}))
+        await self._decided.wait()
+        return self._accepted
+
+    def at_place(self, content: bytes) -> InHand | None:
+        """Return the chunk whose place this is; None for one that was given up."""
+        in_hand = self._in_hand
+        if in_hand is not None and content == orjson.dumps({"chunk": in_hand.name}):
+            return in_hand
+        return None
+
+    def decide(self, *, accepted: bool) -> None:
+        """Say whether the chunk in hand is stored, or has to be read again."""
+        self._in_hand, self._accepted = None, accepted
+        self._decided.set()

@@ -1,0 +1,192 @@
+"""Reads the stream of a followed database: from messages to decoded parts, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from pitr.domain.batch import Decoded
+from pitr.domain.limits import Limits
+from pitr.domain.pgoutput.assembler import Assembler, Marker, Need
+from pitr.domain.pgoutput.decode import decode_part
+from pitr.domain.pgoutput.messages import relation_of
+from pitr.domain.pgoutput.model import Part, Transaction
+from pitr.domain.pgoutput.notes import Notes
+from pitr.domain.pgoutput.ports import Database, Polled, Stream
+from pitr.domain.pgoutput.schema import TableSchema
+from pitr.domain.pgoutput.schema_log import SchemaStep, schema_step, schema_steps
+
+POLL_BYTES = 4 * 1024 * 1024
+POLL_S = 0.1
+BEHIND_BYTES = 64 * 1024 * 1024
+"""With more than so much to read, parts may wait longer to become larger."""
+
+COPY, SCHEMA, DDL = "copy", "schema", "ddl"
+"""Kinds of our own messages: a chunk ends here; look at the tables; DDL was run."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPart:
+    """A part, and the changes that it is."""
+
+    part: Part
+    decoded: Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What became of tables at this place."""
+
+    steps: Sequence[SchemaStep]
+    commit_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEnd:
+    """The place of a chunk."""
+
+    content: bytes
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Everything up to ``lsn`` is stored; at ``idle_us`` that was all there was."""
+
+    lsn: int
+    idle_us: int | None
+
+
+Item = DecodedPart | Steps | ChunkEnd | Idle
+
+
+class StreamReader:
+    """Two stages: ``read`` cuts the stream into parts, ``decode`` makes changes of them.
+
+    ``decoded`` is what comes out, in the order of the stream. The queues between the stages hold
+    one part each: a store that is slow stops the source's walsender in the end, and nothing grows.
+    """
+
+    def __init__(
+        self,
+        notes: Notes,
+        stream: Stream,
+        database: Database,
+        *,
+        schemas: Mapping[int, TableSchema],
+        limits: Limits,
+    ) -> None:
+        assert notes.lsn is not None, "it stands somewhere"
+        self._stream = stream
+        self._database = database
+        self._schemas = dict(schemas)
+        self._linger_s = limits.capture_linger_us / 1e6
+        self._behind_linger_s = limits.capture_behind_linger_us / 1e6
+        self._assembler = Assembler(
+            lsn=notes.lsn,
+            resumed=notes.open,
+            rows_max=limits.capture_rows_max,
+            bytes_max=limits.capture_bytes_max,
+        )
+        self._waits_since = 0.0
+        self._parts: asyncio.Queue[Part | Steps | ChunkEnd | Idle] = asyncio.Queue(maxsize=1)
+        self.decoded: asyncio.Queue[Item] = asyncio.Queue(maxsize=1)
+        self._logger = structlog.get_logger("pitr.follow")
+
+    async def read(self) -> None:
+        """Read until cancelled.
+
+        Raises:
+            Unavailable: The source is away.
+            DataLoss: It does not go on where the log stands.
+        """
+        await self._database.emit(SCHEMA, b"{}")
+        while True:
+            polled = await self._stream.poll(bytes_max=POLL_BYTES, timeout_s=self._patience_s())
+            for notice in polled.notices:
+                self._logger.warning("source_says", notice=notice)
+            await self._take(polled.messages)
+            await self._cut_if_due(polled)
+            if polled.idle_lsn is not None and self._assembler.is_empty:
+                await self._parts.put(Idle(polled.idle_lsn, polled.idle_us))
+
+    async def decode(self) -> None:
+        """Decode until cancelled."""
+        while True:
+            item = await self._parts.get()
+            if isinstance(item, Part):
+                decoded = await asyncio.to_thread(decode_part, item, position_first=0)
+                await self.decoded.put(DecodedPart(item, decoded))
+            else:
+                await self.decoded.put(item)
+
+    def _patience_s(self) -> float:
+        if not self._assembler.holds_any:
+            return POLL_S
+        return max(0.0, min(POLL_S, self._waits_since + self._linger_s - time.monotonic()))
+
+    async def _take(self, messages: list[bytes]) -> None:
+        assembler, taken = self._assembler, 0
+        while True:
+            if not assembler.holds_any:
+                self._waits_since = time.monotonic()
+            need, taken = assembler.take(messages, taken)
+            match need:
+                case Need.MORE:
+                    return
+                case Need.CUT:
+                    await self._cut()
+                case Need.RELATION:
+                    await self._relate()
+                case Need.MARKER:
+                    await self._cut()
+                    for marker in assembler.markers:
+                        await self._mark(marker)
+
+    async def _cut(self, *, pieces: bool = False) -> None:
+        for part in self._assembler.cut(pieces=pieces):
+            await self._parts.put(part)
+        self._waits_since = time.monotonic()
+
+    async def _cut_if_due(self, polled: Polled) -> None:
+        behind = polled.server_lsn - self._assembler.lsn > BEHIND_BYTES
+        linger_s = self._behind_linger_s if behind else self._linger_s
+        if self._waits_since + linger_s <= time.monotonic():
+            await self._cut()
+
+    async def _relate(self) -> None:
+        """Take in what a table is from here on; see what became of it since it was last seen."""
+        raw = relation_of(self._assembler.described)
+        relation = await self._database.relation(raw)
+        known = self._assembler.relation(raw.relid)
+        if relation == known:
+            return
+        await self._cut(pieces=True)
+        self._assembler.relate(relation)
+        found = (await self._database.schemas([raw.relid])).get(raw.relid)
+        if found is not None:
+            step = schema_step(self._schemas.get(raw.relid), found)
+            await self._put_steps([step] if step is not None else [], commit_us=None)
+
+    async def _mark(self, marker: Marker) -> None:
+        match marker.kind:
+            case "copy":
+                await self._parts.put(ChunkEnd(marker.content, marker.transaction))
+            case "schema" | "ddl":
+                steps = schema_steps(self._schemas, await self._database.schemas())
+                await self._put_steps(steps, commit_us=marker.transaction.commit_us)
+
+    async def _put_steps(self, steps: Sequence[SchemaStep], *, commit_us: int | None) -> None:
+        if not steps:
+            return
+        for step in steps:
+            if step.after is None:
+                assert step.before is not None, "a table that is gone was known"
+                del self._schemas[step.before.relid]
+            else:
+                self._schemas[step.after.relid] = step.after
+        await self._parts.put(Steps(steps, commit_us))

@@ -1,0 +1,148 @@
+"""Stores what comes out of the stream of a followed database, in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import structlog
+
+from pitr.domain.columnar.schema import DRAFT_SCHEMA
+from pitr.domain.pgoutput.copytext import entered
+from pitr.domain.pgoutput.ports import Stream
+from pitr.domain.pgoutput.schema_log import changes_of_steps
+from pitr.services.follow_copy import TableCopier
+from pitr.services.follow_log import LaneLog
+from pitr.services.follow_read import ChunkEnd, DecodedPart, Idle, Item, Steps
+from pitr.services.follow_state import Following
+
+HEARTBEAT_S = 10.0
+"""How often a stream without changes is noted, so that the source may forget its WAL."""
+
+
+class StreamStore:
+    """The last stage: it alone moves the lane, and releases the slot behind it (invariant 3)."""
+
+    def __init__(
+        self,
+        following: Following,
+        lane: LaneLog,
+        stream: Stream,
+        copier: TableCopier,
+        items: asyncio.Queue[Item],
+    ) -> None:
+        self._following = following
+        self._lane = lane
+        self._stream = stream
+        self._copier = copier
+        self._items = items
+        self._noted_s = time.monotonic()
+        self._logger = structlog.get_logger("pitr.follow").bind(lane=following.lane)
+
+    async def run(self) -> None:
+        """Store until cancelled.
+
+        Raises:
+            LaneTaken, PositionConflict: The lane is not ours any more.
+            Unavailable: Catalog or store is away.
+        """
+        while True:
+            match await self._items.get():
+                case DecodedPart() as part:
+                    await self._store_part(part)
+                case Steps() as steps:
+                    await self._store_steps(steps)
+                case ChunkEnd() as end:
+                    await self._store_chunk(end)
+                case Idle() as idle:
+                    await self._note_idle(idle)
+
+    async def _store_part(self, item: DecodedPart) -> None:
+        part, decoded = item.part, item.decoded
+        self._following.idle_us = None
+        if not part.rows:
+            await self._move_on(part.lsn)
+            return
+        self._copier.window.add(decoded.changes)
+        notes = replace(self._following.notes, lsn=part.lsn, open=part.open_after)
+        await self._lane.append(
+            decoded.changes,
+            notes=notes,
+            quarantined=decoded.quarantined,
+            size_bytes=part.size_bytes,
+        )
+        self._release()
+
+    async def _store_steps(self, item: Steps) -> None:
+        """Store what became of tables; those whose rows are not known now are to be copied."""
+        copy, following = self._following.notes.copy, self._following
+        for step in item.steps:
+            if step.before is not None:
+                copy = copy.without(step.before.collection)
+                self._copier.schemas.pop(step.before.collection, None)
+            if step.after is not None and step.reasons:
+                copy = copy.begun(step.after.collection)
+                await self._lane.open_gap(
+                    "; ".join(step.reasons),
+                    collection=step.after.collection,
+                    at_us=item.commit_us if step.before is not None else None,
+                )
+        changes = changes_of_steps(item.steps, commit_us=item.commit_us)
+        await self._lane.append(changes, notes=replace(following.notes, copy=copy))
+        for step in item.steps:
+            if step.after is not None:
+                self._copier.schemas[step.after.collection] = step.after
+            self._logger.info(
+                "schema_changed",
+                before=step.before.collection if step.before is not None else None,
+                after=step.after.collection if step.after is not None else None,
+                read_again=list(step.reasons),
+            )
+        self._copier.wake()
+
+    async def _store_chunk(self, end: ChunkEnd) -> None:
+        in_hand = self._copier.at_place(end.content)
+        if in_hand is None:
+            return
+        chunk, transaction = in_hand.chunk, end.transaction
+        if chunk.collection not in self._following.notes.copy.to_do:
+            self._copier.window.give_up()
+            self._copier.decide(accepted=False)
+            return
+        verdict = self._copier.window.decide(chunk.collection, in_hand.rows, chunk.snapshot)
+        if verdict.rows is None:
+            self._copier.decide(accepted=False)
+            return
+        rows = await asyncio.to_thread(entered, verdict.rows, transaction, position=0)
+        notes = self._following.notes
+        notes = replace(notes, copy=notes.copy.advanced(chunk))
+        await self._lane.append(rows, notes=notes, size_bytes=len(chunk.data))
+        if chunk.done:
+            self._logger.info("table_was_read", collection=chunk.collection)
+            await self._lane.heal_gaps(at_us=transaction.commit_us)
+        self._copier.decide(accepted=True)
+
+    async def _note_idle(self, idle: Idle) -> None:
+        self._following.idle_us = idle.idle_us
+        self._following.problem, self._following.failures = None, 0
+        await self._move_on(idle.lsn)
+
+    async def _move_on(self, lsn: int) -> None:
+        """Note now and then how far the stream is, where it has nothing to store."""
+        notes = self._following.notes
+        if notes.lsn is not None and lsn <= notes.lsn:
+            return
+        if time.monotonic() - self._noted_s < HEARTBEAT_S and notes.open is None:
+            return
+        await self._lane.append(
+            DRAFT_SCHEMA.empty_table(), notes=replace(notes, lsn=lsn, open=None)
+        )
+        self._release()
+
+    def _release(self) -> None:
+        """Let the source forget what is durable here."""
+        self._noted_s = time.monotonic()
+        notes = self._following.notes
+        if notes.lsn is not None:
+            self._stream.confirm(notes.lsn)
