@@ -18,23 +18,25 @@ from pitr.adapters.catalog import PostgresCatalog
 from pitr.adapters.clock import SystemClock, new_uid
 from pitr.adapters.decoding import ProcessDecoder
 from pitr.adapters.embedded import EmbeddedPostgres
-from pitr.adapters.ids import random_id
 from pitr.adapters.kafka import KafkaFeed
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
+from pitr.adapters.postgres.attached import AttachedDatabase
 from pitr.adapters.sinks import sink_for
 from pitr.adapters.sinks.files import FileFormat
 from pitr.domain.catalog import Catalog
 from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 from pitr.domain.limits import Limits
-from pitr.domain.log import LogState
+from pitr.domain.log import LogState, Source
 from pitr.domain.manifest import GENESIS_HASH
+from pitr.domain.pgoutput.urls import with_password
 from pitr.domain.ports import Clock, Decoder, ObjectStore, Sink
 from pitr.kafka_settings import kafka_config, kafka_topics
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
 from pitr.services.capture import Capture
 from pitr.services.compact import Compactor
+from pitr.services.follow import Follower
 from pitr.services.history import HistoryReader
 from pitr.services.ingest import FileIngest
 from pitr.services.lanes import LaneKeeper
@@ -78,6 +80,7 @@ class App:
     decoder: Decoder = field(init=False)
     file_ingest: FileIngest = field(init=False)
     captures: list[Capture] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _appenders: dict[str, Appender] = field(default_factory=dict)
 
@@ -137,7 +140,7 @@ class App:
             await self.ensure_log(log)
         if log not in self._appenders:
             appender = Appender(
-                self.catalog, self.store, self.clock, log=log, limits=self.limits, new_id=random_id
+                self.catalog, self.store, self.clock, log=log, limits=self.limits, new_id=new_uid
             )
             self._appenders[log] = appender
             await self._stack.enter_async_context(appender)
@@ -158,13 +161,29 @@ class App:
             self.decoder,
             self.clock,
             log=log,
-            owner=f"{socket.gethostname()}/{os.getpid()}/{new_uid()[:8]}",
+            owner=_new_owner(),
             reading=reading,
             limits=self.limits,
             start=self.settings.kafka_from,
         )
         self.captures.append(capture)
         return capture
+
+    async def follower(self, log: str, source: Source) -> Follower:
+        """Make what follows an attached database; to be run once."""
+        follower = Follower(
+            self.catalog,
+            await self.appender(log),
+            self.archive,
+            AttachedDatabase(source, url=with_password(source.url, self.settings.source_password)),
+            self.clock,
+            log=log,
+            source=source,
+            owner=_new_owner(),
+            limits=self.limits,
+        )
+        self.followers.append(follower)
+        return follower
 
     def sink(
         self,
@@ -208,6 +227,10 @@ class App:
     async def close(self) -> None:
         """Store what waits, and let go of what was taken since the start."""
         await self._stack.aclose()
+
+
+def _new_owner() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}/{new_uid()[:8]}"
 
 
 @asynccontextmanager

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     kafka_session_s: Annotated[float, Field(ge=1, le=300)] = Field(
         10, description="silence after which a worker's partitions go to others"
     )
+    source_password: str | None = Field(
+        None, repr=False, description="password of attached databases; else PGPASSWORD, ~/.pgpass"
+    )
     lateness_s: Seconds = Field(
         10, description="how late a change may arrive; an idle lane is complete up to so long ago"
     )

@@ -81,22 +81,23 @@ class Follower:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until ``stop``; what is under way then is stored by the next one."""
-        following = self.following
-        async with asyncio.TaskGroup() as group:
-            reports = FollowReports(
-                following,
-                self._catalog,
-                self._database,
-                self._clock,
-                log=self._log,
-                owner=self._owner,
-                limits=self._limits,
-            )
-            reporting = group.create_task(reports.run())
-            while not stop.is_set():
-                await self._attempt(stop)
-            reporting.cancel()
-        await self._database.close()
+        reports = FollowReports(
+            self.following,
+            self._catalog,
+            self._database,
+            self._clock,
+            log=self._log,
+            owner=self._owner,
+            limits=self._limits,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                reporting = group.create_task(reports.run())
+                while not stop.is_set():
+                    await self._attempt(stop)
+                reporting.cancel()
+        finally:
+            await self._database.close()
 
     async def _attempt(self, stop: asyncio.Event) -> None:
         following = self.following

@@ -16,6 +16,9 @@ import pytest
 
 from tests.postgres import servers
 from tests.postgres.servers import Source
+from tests.services.conftest import world
+
+__all__ = ["world"]
 
 SourceServer = Callable[[str], Source]
 

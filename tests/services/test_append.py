@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pitr.adapters.catalog import PostgresCatalog
-from pitr.adapters.ids import random_id
+from pitr.adapters.clock import new_uid
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.errors import Busy, PositionConflict, SequenceMoved, Unavailable
 from pitr.domain.limits import Limits
@@ -51,7 +51,7 @@ def counting(catalog: PostgresCatalog) -> Counting:
 async def appender(
     counting: Counting, store: DirectoryStore, clock: ManualClock, log: str
 ) -> AsyncIterator[Appender]:
-    async with Appender(counting, store, clock, log=log, limits=LIMITS, new_id=random_id) as opened:
+    async with Appender(counting, store, clock, log=log, limits=LIMITS, new_id=new_uid) as opened:
         yield opened
 
 
@@ -126,12 +126,8 @@ async def test_two_that_append_the_same_at_once_do_not_delete_each_others_segmen
 
     one = batch([draft(n) for n in range(20)], lane="lane")
     async with (
-        Appender(
-            Together(catalog), store, clock, log=log, limits=LIMITS, new_id=random_id
-        ) as first,
-        Appender(
-            Together(catalog), store, clock, log=log, limits=LIMITS, new_id=random_id
-        ) as second,
+        Appender(Together(catalog), store, clock, log=log, limits=LIMITS, new_id=new_uid) as first,
+        Appender(Together(catalog), store, clock, log=log, limits=LIMITS, new_id=new_uid) as second,
     ):
         answers = await asyncio.gather(
             first.append(one), second.append(one), return_exceptions=True
@@ -183,9 +179,7 @@ async def test_a_full_queue_is_busy_and_stores_nothing(
     counting: Counting, store: DirectoryStore, clock: ManualClock, log: str
 ) -> None:
     limits = replace(LIMITS, append_queue_bytes_max=1_000)
-    async with Appender(
-        counting, store, clock, log=log, limits=limits, new_id=random_id
-    ) as appender:
+    async with Appender(counting, store, clock, log=log, limits=limits, new_id=new_uid) as appender:
         big = [batch([draft()], lane=f"l{n}", size_bytes=600) for n in range(3)]
         results = await asyncio.gather(
             *(appender.append(one) for one in big), return_exceptions=True
@@ -200,18 +194,14 @@ async def test_one_batch_larger_than_the_queue_is_still_taken(
     counting: Counting, store: DirectoryStore, clock: ManualClock, log: str
 ) -> None:
     limits = replace(LIMITS, append_queue_bytes_max=10)
-    async with Appender(
-        counting, store, clock, log=log, limits=limits, new_id=random_id
-    ) as appender:
+    async with Appender(counting, store, clock, log=log, limits=limits, new_id=new_uid) as appender:
         assert (await appender.append(batch([draft()], size_bytes=600))).count == 1
 
 
 async def test_leaving_stores_what_waits(
     catalog: PostgresCatalog, store: DirectoryStore, clock: ManualClock, log: str
 ) -> None:
-    async with Appender(
-        catalog, store, clock, log=log, limits=LIMITS, new_id=random_id
-    ) as appender:
+    async with Appender(catalog, store, clock, log=log, limits=LIMITS, new_id=new_uid) as appender:
         waiting = [
             asyncio.ensure_future(appender.append(batch([draft()], lane=f"l{n}"))) for n in range(5)
         ]

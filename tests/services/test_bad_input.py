@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pitr.adapters.catalog import PostgresCatalog
-from pitr.adapters.ids import random_id
+from pitr.adapters.clock import new_uid
 from pitr.domain.batch import Batch
 from pitr.domain.errors import Conflict, InvalidRequest, NotFound
 from pitr.domain.formats import decode_lines, line_count
@@ -89,7 +89,7 @@ async def test_quarantined_input_comes_back_after_a_fix_once(world: World) -> No
         world.clock,
         log=world.log,
         limits=world.limits,
-        new_id=random_id,
+        new_id=new_uid,
     ) as appender:
         with pytest.raises(InvalidRequest) as error:
             await quarantine.replay(world.log, item.quarantine_id, appender=appender)

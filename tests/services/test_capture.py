@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pitr.adapters.ids import random_id
+from pitr.adapters.clock import new_uid
 from pitr.domain.batch import Decoded
 from pitr.domain.columnar.rows import changes_of
 from pitr.domain.errors import Unavailable
@@ -168,7 +168,7 @@ class Worker:
     async def run(self) -> None:
         world = self.world
         async with Appender(
-            world.catalog, world.store, world.clock, log=world.log, limits=FAST, new_id=random_id
+            world.catalog, world.store, world.clock, log=world.log, limits=FAST, new_id=new_uid
         ) as appender:
             self.capture = Capture(
                 world.catalog,

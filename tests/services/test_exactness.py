@@ -10,8 +10,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from pitr.adapters.clock import new_uid
 from pitr.adapters.decoding import ProcessDecoder
-from pitr.adapters.ids import random_id
 from pitr.adapters.inputs import open_input
 from pitr.adapters.sinks import sink_for
 from pitr.services.append import Appender
@@ -74,7 +74,7 @@ async def ingest(world: World, folder: Path) -> None:
         world.clock,
         log=world.log,
         limits=world.limits,
-        new_id=random_id,
+        new_id=new_uid,
     ) as appender:
         report = await FileIngest(
             world.catalog, ProcessDecoder(processes=1), limits=world.limits
@@ -160,7 +160,7 @@ async def test_a_restore_can_be_ingested_again(world: World, tmp_path: Path) -> 
         world.clock,
         log=world.log,
         limits=world.limits,
-        new_id=random_id,
+        new_id=new_uid,
     ) as appender:
         await FileIngest(world.catalog, ProcessDecoder(processes=1), limits=world.limits).ingest(
             open_input(str(out)), log=world.log, appender=appender

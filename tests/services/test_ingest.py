@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from pitr.adapters.catalog import PostgresCatalog
+from pitr.adapters.clock import new_uid
 from pitr.adapters.decoding import ProcessDecoder
-from pitr.adapters.ids import random_id
 from pitr.adapters.inputs import Input, open_input
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.errors import InvalidRequest, NotFound, TooLarge, Unavailable
@@ -66,9 +66,7 @@ class Ingest:
 async def ingest(
     catalog: PostgresCatalog, store: DirectoryStore, clock: ManualClock, log: str
 ) -> AsyncIterator[Ingest]:
-    async with Appender(
-        catalog, store, clock, log=log, limits=LIMITS, new_id=random_id
-    ) as appender:
+    async with Appender(catalog, store, clock, log=log, limits=LIMITS, new_id=new_uid) as appender:
         yield Ingest(catalog, appender, log)
 
 

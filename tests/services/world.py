@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.adapters.catalog import PostgresCatalog
-from pitr.adapters.ids import random_id
+from pitr.adapters.clock import new_uid
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.catalog import Catalog
 from pitr.domain.change import Change
@@ -64,7 +64,7 @@ class World:
 
     async def append(self, *batches: Any) -> list[Appended]:
         async with Appender(
-            self.catalog, self.store, self.clock, log=self.log, limits=self.limits, new_id=random_id
+            self.catalog, self.store, self.clock, log=self.log, limits=self.limits, new_id=new_uid
         ) as appender:
             return [await appender.append(one) for one in batches]
 

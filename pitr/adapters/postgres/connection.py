@@ -18,7 +18,7 @@ CONNECTIONS_MAX: Final = 4
 CONNECT_TIMEOUT_S: Final = 15
 ACQUIRE_TIMEOUT_S: Final = 30
 COMMAND_TIMEOUT_S: Final = 120
-LOCK_TIMEOUT: Final = "5s"
+LOCK_TIMEOUT: Final = "2s"
 """Longest wait for a lock on a table of the app: whoever waits makes others wait."""
 
 APPLICATION: Final = "pitr"
@@ -75,8 +75,6 @@ def translated() -> Iterator[None]:
         raise
     except asyncpg.PostgresError as error:
         raise _family(error) from error
-    except (asyncpg.ClientConfigurationError, ValueError) as error:
-        raise InvalidRequest("the source's URL cannot be used", reason=error) from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise Unavailable("the source does not answer", reason=reason) from error
@@ -108,8 +106,8 @@ class Pool:
             NotFound: There is no such database.
         """
         with translated():
-            return cls(
-                await asyncpg.create_pool(
+            try:
+                pool = await asyncpg.create_pool(
                     url,
                     min_size=1,
                     max_size=CONNECTIONS_MAX,
@@ -117,7 +115,9 @@ class Pool:
                     timeout=CONNECT_TIMEOUT_S,
                     server_settings=PINNED,
                 )
-            )
+            except (asyncpg.ClientConfigurationError, ValueError) as error:
+                raise InvalidRequest("the source's URL cannot be used", reason=error) from error
+        return cls(pool)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:

@@ -204,15 +204,10 @@ class ReplicationStream:
         if version < 150000:
             options = "EXPORT_SNAPSHOT" if snapshot == "export" else "NOEXPORT_SNAPSHOT"
         kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
-        row = (
-            await self._rows(
-                f"CREATE_REPLICATION_SLOT {self._session.identifier(name)} {kind} pgoutput {options}",
-                slot=name,
-                timeout_s=None,
-            )
-        )[0]
-        self._server_lsn = max(self._server_lsn, lsn_of(row[1]))
-        return lsn_of(row[1]), row[2]
+        command = f"CREATE_REPLICATION_SLOT {self._session.identifier(name)} {kind} pgoutput "
+        _, point, exported, _ = (await self._rows(command + options, slot=name, timeout_s=None))[0]
+        self._server_lsn = max(self._server_lsn, lsn_of(point))
+        return lsn_of(point), exported
 
     async def start(self) -> None:
         """Begin to stream.
@@ -224,13 +219,14 @@ class ReplicationStream:
         """
         await self._look()
         session = self._session
-        # A list of names in which each is an identifier, written as a literal.
-        names = session.literal(session.identifier(self._publication))
+        # A list of names in which each is an identifier, as a literal of the replication grammar:
+        # a backslash is itself in it, and E'' is unknown.
+        names = session.identifier(self._publication).replace("'", "''")
         self._ready_for_commands()
         await session.run(
             f"START_REPLICATION SLOT {session.identifier(self._slot)} LOGICAL "
             f"{lsn_text(self._lsn)} "
-            f"(proto_version '1', publication_names {names}, messages 'true')",
+            f"(proto_version '1', publication_names '{names}', messages 'true')",
             slot=self._slot,
         )
         self._started = self._streaming = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections import deque
 from typing import Any, Final, Self
 
@@ -116,8 +115,7 @@ class Session:
     async def _cancel(self) -> None:
         """A new slot would wait on, for transactions under way, when we have gone already."""
         if self._busy:
-            with warnings.catch_warnings(action="ignore"):
-                await self._connection.cancel_safe(timeout=CLOSE_TIMEOUT_S)
+            await self._connection.cancel_safe(timeout=CLOSE_TIMEOUT_S)
             await self.result()
 
     # Commands -----------------------------------------------------------------------------------
@@ -257,7 +255,9 @@ class Session:
 async def _connected(url: str) -> psycopg.AsyncConnection[Any]:
     try:
         given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
+        for port in str(given.get("port") or "").split(","):
+            int(port or 0)
+    except (psycopg.ProgrammingError, ValueError):
         # libpq's words may quote the password.
         raise InvalidRequest(
             "the database URL cannot be used",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pitr.domain.errors import InvalidRequest
+from pitr.domain.errors import Conflict, InvalidRequest
 from pitr.domain.pgoutput.installed import Step
 from pitr.domain.pgoutput.selection import LeftOut
 from pitr.domain.pgoutput.source import SourceTable
@@ -18,6 +18,9 @@ from pitr.domain.pgoutput.source import SourceTable
 PREFIX: Final = "pitr_"
 _NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
 _INSERTS: Final = "_inserts"
+
+IN_THE_WAY: Final = frozenset(("publication", "function", "event_trigger", "slot"))
+"""What findings are about when something else has the name of what is to be made."""
 
 Level = Literal["ok", "note", "warning", "refused"]
 WithoutKey = Literal["refuse", "skip", "full", "inserts"]
@@ -37,6 +40,12 @@ class Finding:
     text: str
     hint: str | None = None
     statements: tuple[str, ...] = ()
+
+    @property
+    def way_out(self) -> str | None:
+        """The hint with its statements."""
+        lines = (self.hint, *(f"  {statement};" for statement in self.statements))
+        return "\n".join(line for line in lines if line) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,14 +135,15 @@ class AttachPlan:
         Raises:
             InvalidRequest: Something has to be seen to first; facts count what, the hint is the
                 first of it.
+            Conflict: Only that other things have the names of what is to be made.
         """
         if not self.refused:
             return
-        first = self.refused[0]
-        statements = "".join(f"\n  {statement};" for statement in first.statements)
-        raise InvalidRequest(
+        first = min(self.refused, key=lambda finding: finding.about in IN_THE_WAY)
+        family = Conflict if first.about in IN_THE_WAY else InvalidRequest
+        raise family(
             f"the database cannot be attached: {first.text}",
-            hint=f"{first.hint or 'run:'}{statements}",
+            hint=first.way_out,
             about=first.about,
             refused=len(self.refused),
         )

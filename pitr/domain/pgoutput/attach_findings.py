@@ -11,7 +11,6 @@ from pitr.domain.pgoutput.installed import Step, state_of
 from pitr.domain.pgoutput.situation import Situation, ok, refused, some
 from pitr.domain.pgoutput.sql import identifier, literal
 
-VERSION_MIN: Final = 14
 VERSION_MAX: Final = 18
 FAILOVER_SINCE: Final = 17
 KEPT_HINT_GB: Final = 64
@@ -35,10 +34,7 @@ def _set(name: str, value: str) -> str:
 
 def _server(situation: Situation) -> Iterator[Finding]:
     facts = situation.facts
-    if facts.major < VERSION_MIN:
-        hint = f"PostgreSQL {VERSION_MIN} to {VERSION_MAX} can be captured"
-        yield refused("version", f"PostgreSQL {facts.version_text} is too old", hint)
-    elif facts.major > VERSION_MAX:
+    if facts.major > VERSION_MAX:
         text = f"PostgreSQL {facts.version_text} is newer than what pitr was tested with"
         yield Finding(about="version", level="warning", text=text)
     else:
@@ -194,6 +190,12 @@ def _offers(situation: Situation) -> Iterator[Finding]:
 
 
 def _standing(situation: Situation) -> Iterator[Finding]:
+    slot, drop = situation.installed.slot, _drop(situation.names.slot)
+    if slot is not None and slot.is_lost:
+        reason = slot.invalidation_reason or slot.wal_status
+        hint = "drop it and attach again; what was not captured is a gap:"
+        yield refused("slot", f"the replication slot {slot.name} is lost: {reason}", hint, drop)
+        return
     for step in situation.steps:
         if state_of(step, situation.installed) == "other":
             yield in_the_way(step)
@@ -203,8 +205,12 @@ def _standing(situation: Situation) -> Iterator[Finding]:
             "slot",
             "the slot is older than its publication, so what came between is not in it",
             "drop the slot; what was captured by it ends with a gap:",
-            f"SELECT pg_drop_replication_slot({literal(situation.names.slot)})",
+            drop,
         )
+
+
+def _drop(slot: str) -> str:
+    return f"SELECT pg_drop_replication_slot({literal(slot)})"
 
 
 def in_the_way(step: Step) -> Finding:
@@ -213,5 +219,7 @@ def in_the_way(step: Step) -> Finding:
         about=step.kind.replace(" ", "_"),
         level="refused",
         text=f"there is another {step.kind} {step.name} than the one to be made",
-        hint=f"look at it with {step.see}, then alter or drop it, or choose another name",
+        hint=f"look at it with {step.see}; then drop it, choose another name"
+        + (", or change it:" if step.instead else ""),
+        statements=step.instead,
     )

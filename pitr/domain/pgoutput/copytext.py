@@ -1,36 +1,41 @@
 """Rows in COPY's text format become changes ``read``, without Python for each value.
 
 Source: PostgreSQL documentation, "COPY", text format. A tab or a line feed inside of a value is
-written with a backslash, so raw ones end values and rows. What the values are in JSON is ``render``'s
-affair: they are the same texts that the stream has.
+written with a backslash, so raw ones end values and rows. What the values are in JSON is for
+``render`` to say: they are the texts that the stream has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pitr.domain.change import Op
+from pitr.domain.batch import Decoded
+from pitr.domain.change import COLLECTION_BYTES_MAX, DOCUMENT_BYTES_MAX, Op, Quarantined
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
-from pitr.domain.errors import DataLoss, InvalidRequest
+from pitr.domain.errors import DataLoss
+from pitr.domain.pgoutput.changes import Changes, Written
+from pitr.domain.pgoutput.flaws import Flaw
 from pitr.domain.pgoutput.model import Relation, Transaction
-from pitr.domain.pgoutput.render import LITERALS, Column, NotUtf8, frame_of, lay_out, render
-from pitr.domain.pgoutput.tuples import Block, Mask, Places, Slices, Slots
+from pitr.domain.pgoutput.render import Column, Literals, NotUtf8, render
+from pitr.domain.pgoutput.rows import Flawed
+from pitr.domain.pgoutput.tuples import Block, Mask, Places, Slices, Slots, some
 
 _TAB, _LINE, _BACKSLASH, _NULL_MARK = b"\t\n\\N"
 _ESCAPES: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _escape: Final = re.compile(rb"\\(.)", re.DOTALL)
+_encode: Final = msgspec.json.encode
 
-_HEAD: Final = b"".join(LITERALS) + b"\t"
-"""What stands before the input: the slices that ``render`` wants, and a tab."""
-_HEAD_TAB: Final = len(LITERALS)
-_FIRST: Final = _HEAD_TAB + 1
-"""The slice of the first value; the tab or line feed behind each value is a slice as well."""
+ROW_BYTES_MAX: Final = 2 * DOCUMENT_BYTES_MAX + 1024 * 1024
+"""A longer row is a document that is too large: at most every second byte of it is an escape's."""
 
 
 def unescaped(value: bytes) -> str:
@@ -44,34 +49,34 @@ def last_values(data: bytes, columns: Sequence[int]) -> list[str]:
     return [unescaped(row[column]) for column in columns]
 
 
-def reads_of(data: bytes, relation: Relation) -> pa.Table:
-    """Return whole rows as changes ``read``, of ``DRAFT_SCHEMA``; positions count from 0.
+def changes_of(data: bytes, relation: Relation) -> pa.Table:
+    """Return the changes of ``decode_rows``, without what cannot be read."""
+    return decode_rows(data, relation).changes
+
+
+def decode_rows(data: bytes, relation: Relation) -> Decoded:
+    """Decode whole rows as changes ``read``; a row's position is its place among them.
 
     The values of a row are those of the relation's columns. What only the stream tells is added
     by ``entered``.
 
     Raises:
         DataLoss: These are not such rows.
-        InvalidRequest: They are not UTF-8.
     """
     if not data or not relation.columns:
-        return DRAFT_SCHEMA.empty_table()
-    after, key = _documents(data, relation)
-    given = {
-        "collection": pa.repeat(relation.collection, len(after)),
-        "key": key,
-        "op": pa.repeat(Op.READ.value, len(after)),
-        "after": after,
-        "position": pa.array(np.arange(len(after))),
-    }
-    columns = [given.get(field.name) for field in DRAFT_SCHEMA]
-    return pa.table(
-        [
-            pa.nulls(len(after), field.type) if column is None else column
-            for column, field in zip(columns, DRAFT_SCHEMA, strict=True)
-        ],
-        schema=DRAFT_SCHEMA,
-    )
+        return Decoded(changes=DRAFT_SCHEMA.empty_table())
+    lost = _too_long(data)
+    rows = _Rows(_without(data, lost), relation)
+    changes = DRAFT_SCHEMA.empty_table()
+    while rows.count:
+        places = np.delete(np.arange(rows.count + len(lost)), list(lost))
+        try:
+            changes = _table(relation.collection, rows.written(), places)
+            break
+        except Flawed as flawed:
+            lost |= {int(places[row]): flaw for row, flaw in flawed.flaws.items()}
+            rows = rows.without(flawed.flaws)
+    return Decoded(changes=changes, quarantined=tuple(_quarantined(data, relation, lost)))
 
 
 def entered(reads: pa.Table, transaction: Transaction, *, position: int) -> pa.Table:
@@ -79,7 +84,7 @@ def entered(reads: pa.Table, transaction: Transaction, *, position: int) -> pa.T
 
     Args:
         transaction: Of the message. They count as its changes: all of them, or none.
-        position: Of the first.
+        position: Of the first; the others follow.
     """
     count = len(reads)
     given = {
@@ -93,72 +98,164 @@ def entered(reads: pa.Table, transaction: Transaction, *, position: int) -> pa.T
     return reads
 
 
-def _documents(data: bytes, relation: Relation) -> list[pa.Array]:
-    """Return the documents and the keys."""
-    cells = _Cells(data, len(relation.columns))
-    columns = [
-        Column(
-            name=column.name,
-            form=column.form,
-            element=column.element,
-            values=values,
-            null=null if null.any() else None,
-        )
-        for column, values, null in zip(
-            relation.columns, cells.values.T, cells.nulls.T, strict=True
-        )
-    ]
-    try:
-        slices = render(columns, cells.slices)
-    except NotUtf8 as error:
-        raise InvalidRequest(
-            "the database holds text that is not UTF-8",
-            hint="a database with the encoding SQL_ASCII takes such text: correct these rows",
-            collection=relation.collection,
-            columns=sorted({relation.columns[column].name for column, _ in error.places}),
-        ) from error
-    by_name = {column.name: column for column in columns}
-    return _objects([columns, [by_name[name] for name in sorted(relation.key)]], slices)
+def _table(collection: str, written: Written, places: Places) -> pa.Table:
+    count = len(places)
+    given = {
+        "collection": pa.repeat(collection, count),
+        "key": written.key,
+        "op": pa.repeat(Op.READ.value, count),
+        "after": written.after,
+        "position": pa.array(places),
+    }
+    columns = [given.get(field.name) for field in DRAFT_SCHEMA]
+    return pa.table(
+        [
+            pa.nulls(count, field.type) if column is None else column
+            for column, field in zip(columns, DRAFT_SCHEMA, strict=True)
+        ],
+        schema=DRAFT_SCHEMA,
+    )
 
 
-def _objects(wanted: Sequence[Sequence[Column]], slices: Slices) -> list[pa.Array]:
-    frames = [frame_of(tuple(column.name for column in columns)) for columns in wanted]
-    blocks = [Block(frame.data, frame.lengths) for frame in frames]
-    firsts = slices.first_numbers(blocks)
-    slices = slices.with_blocks(blocks)
-    objects = []
-    for columns, first in zip(wanted, firsts, strict=True):
-        count, width = len(columns[0].values), 2 * len(columns) + 1
-        numbers = np.empty((count, width), np.int32)
-        lay_out(columns, first, numbers)
-        taken = slices.taken(numbers.ravel())
-        bounds = np.ascontiguousarray(taken.offsets[::width])
-        objects.append(
-            pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(bounds), taken.buffer])
+def _too_long(data: bytes) -> dict[int, Flaw]:
+    if len(data) <= ROW_BYTES_MAX:
+        return {}
+    flaw = Flaw("document_too_large", f"row: holds more than {DOCUMENT_BYTES_MAX} bytes")
+    lines = enumerate(data.split(b"\n"))
+    return {row: flaw for row, line in lines if len(line) > ROW_BYTES_MAX}
+
+
+def _without(data: bytes, lost: dict[int, Flaw]) -> bytes:
+    if not lost:
+        return data
+    lines = data.split(b"\n")
+    return b"\n".join(line for row, line in enumerate(lines) if row not in lost)
+
+
+def _quarantined(data: bytes, relation: Relation, flaws: dict[int, Flaw]) -> Iterator[Quarantined]:
+    """Keep the rows that cannot be stored, with what is needed to understand them."""
+    if not flaws:
+        return
+    lines = data.split(b"\n")
+    columns = [{"name": column.name, "type_oid": column.type_oid} for column in relation.columns]
+    meta = _encode({"collection": relation.collection, "columns": columns})
+    for row, flaw in sorted(flaws.items()):
+        yield Quarantined(
+            position=row,
+            body=lines[row],
+            code=flaw.code,
+            reason=flaw.reason,
+            format="copy",
+            meta=meta,
         )
-    return objects
+
+
+class _Rows:
+    """Rows of one table, to be written as documents and keys."""
+
+    def __init__(self, data: bytes, relation: Relation) -> None:
+        self._relation = relation
+        cells = _Cells(data, len(relation.columns))
+        self._slices = cells.slices
+        self._columns = [
+            Column(
+                name=column.name,
+                form=column.form,
+                element=column.element,
+                values=values,
+                null=some(null),
+            )
+            for column, values, null in zip(
+                relation.columns, cells.values.T, cells.nulls.T, strict=True
+            )
+        ]
+
+    @property
+    def count(self) -> int:
+        """How many rows they are."""
+        return len(self._columns[0].values)
+
+    def without(self, lost: Iterable[int]) -> _Rows:
+        """Leave some out."""
+        left = np.ones(self.count, np.bool_)
+        left[list(lost)] = False
+        rows = copy(self)
+        rows._columns = [column.of(left) for column in self._columns]
+        return rows
+
+    def written(self) -> Written:
+        """Write them.
+
+        Raises:
+            Flawed: Some cannot be stored, by their number.
+        """
+        # Rendering changes columns, and some rows may have to be rendered again.
+        columns = [replace(column) for column in self._columns]
+        by_name = {column.name: column for column in columns}
+        key = [by_name[name] for name in sorted(self._relation.key)]
+        if flaws := self._key_flaws(key):
+            raise Flawed(flaws)
+        names = [tuple(column.name for column in each) for each in (columns, key)]
+        literals = Literals(len(self._slices.bounds), names)
+        try:
+            slices = render(columns, self._slices, literals)
+        except NotUtf8 as error:
+            raise Flawed(
+                {
+                    row: Flaw("not_utf8", f"{columns[number].name}: is not UTF-8")
+                    for number, row in error.places
+                }
+            ) from error
+        changes = Changes(self.count)
+        every = np.arange(self.count)
+        changes.add_rows(every, Op.READ, self._relation.collection, key=key, after=columns)
+        written = changes.write(slices, literals)
+        if flaws := written.flaws():
+            raise Flawed(flaws)
+        return written
+
+    def _key_flaws(self, key: Sequence[Column]) -> dict[int, Flaw]:
+        collection = self._relation.collection
+        if not key:
+            flaw = Flaw("missing_key", f"key: {collection} has no columns for one")
+            return dict.fromkeys(range(self.count), flaw)
+        if len(collection.encode()) > COLLECTION_BYTES_MAX:
+            flaw = Flaw("collection_too_long", f"collection: is over {COLLECTION_BYTES_MAX} bytes")
+            return dict.fromkeys(range(self.count), flaw)
+        return {
+            row: Flaw("wrong_type", f"key: {column.name} is null")
+            for column in reversed(key)
+            if column.null is not None
+            for row in np.flatnonzero(column.null).tolist()
+        }
+
+
+def _ends_in(buffer: npt.NDArray[np.uint8]) -> Places:
+    """Return where the tabs and line feeds are: 9 and 10, and what is less is rare."""
+    places = np.flatnonzero(buffer <= _LINE)
+    low = buffer[places] < _TAB
+    return places[~low] if low.any() else places
 
 
 class _Cells:
     """The values of rows, as a matrix: the number of each one's slice, and which are null."""
 
     def __init__(self, data: bytes, width: int) -> None:
-        whole = _HEAD + data
-        buffer = np.frombuffer(whole, np.uint8)
-        ends = np.flatnonzero(((buffer == _TAB) | (buffer == _LINE))[len(_HEAD) :]) + len(_HEAD)
+        buffer = np.frombuffer(data, np.uint8)
+        ends = _ends_in(buffer)
         count, over = divmod(ends.size, width)
         kinds = buffer[ends[: count * width]].reshape(count, width)
         if over or (kinds[:, -1] != _LINE).any() or (kinds[:, :-1] != _TAB).any():
             raise DataLoss("rows do not have as many values as columns", columns=width)
-        bounds = np.empty(_FIRST + 2 * ends.size + 1, np.int32)
-        bounds[:_FIRST] = np.cumsum([0, *map(len, LITERALS)])
-        bounds[_FIRST] = len(_HEAD)
-        bounds[_FIRST + 1 :: 2] = ends
-        bounds[_FIRST + 2 :: 2] = ends + 1
-        self.slices = Slices(whole, bounds)
-        self.values: Slots = np.arange(_FIRST, bounds.size - 1, 2, dtype=np.int32)
+        # Every second slice is a value; between them is what ends them.
+        bounds = np.empty(2 * ends.size + 1, np.int32)
+        bounds[0] = 0
+        bounds[1::2] = ends
+        bounds[2::2] = ends + 1
+        self.slices = Slices(data, bounds)
+        self.values: Slots = np.arange(0, bounds.size - 1, 2, dtype=np.int32)
         self._ends = ends
-        nulls = self._nulls(buffer, bounds[_FIRST:-1:2])
+        nulls = self._nulls(buffer, bounds[:-1:2])
         self._unescape(buffer, nulls)
         self.values = self.values.reshape(count, width)
         self.nulls = nulls.reshape(count, width)
@@ -178,12 +275,13 @@ class _Cells:
         cells = np.flatnonzero(hit)
         if not len(cells):
             return
-        # With a tab behind each. No value holds a NUL: it stands for a backslash for a moment.
-        numbers = np.full(2 * len(cells), _HEAD_TAB, np.int32)
-        numbers[::2] = self.values[cells]
-        text = bytes(self.slices.taken(numbers).buffer).replace(b"\\\\", b"\0")
+        # With what ends each. No value holds a NUL: it stands for a backslash for a moment.
+        numbers = np.repeat(self.values[cells], 2)
+        numbers[1::2] += 1
+        taken = self.slices.taken(numbers)
+        text = bytes(memoryview(taken.buffer)[: taken.offsets[-1]]).replace(b"\\\\", b"\0")
         marks = np.frombuffer(text, np.uint8)
-        ends = np.flatnonzero(marks == _TAB)
+        ends = _ends_in(marks)
         escapes = np.searchsorted(np.flatnonzero(marks == _BACKSLASH), ends)
         lengths = np.ones(2 * len(cells), np.int32)
         lengths[::2] = np.diff(ends - escapes, prepend=-1) - 1

@@ -99,14 +99,18 @@ StepKind = Literal["publication", "schema", "function", "event trigger", "slot"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing to make, in one transaction. ``wanted`` is what it is once it is there."""
+    """One thing to make, in one transaction. ``wanted`` is what it is once it is there.
+
+    ``see`` shows what is there, in psql; ``instead`` are statements that make this of another
+    thing of the same name.
+    """
 
     kind: StepKind
     name: str
     statements: tuple[str, ...]
     wanted: Publication | Function | EventTrigger | SlotWanted | None
     see: str
-    """How to see what is there, for psql."""
+    instead: tuple[str, ...] = ()
 
     @property
     def script(self) -> str:

@@ -64,7 +64,8 @@ def published(
     unsound = {relid: each for relid, each in troubles.items() if relid not in mended}
     whole = tuple(table for table in chosen.tables if table.relid not in unsound)
     inserts = tuple(trouble.table for trouble in unsound.values())
-    scope = "tables" if unsound else _scope(facts, chosen, selection, options)
+    apart = unsound and options.without_key in ("skip", "inserts")
+    scope = "tables" if apart else _scope(facts, chosen, selection, options)
     return Published(
         whole=whole,
         inserts=inserts if options.without_key == "inserts" else (),

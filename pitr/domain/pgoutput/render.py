@@ -7,7 +7,7 @@ Values are taken as they stand in the source; only those that JSON writes otherw
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final, TypeAlias
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from pitr.domain.pgoutput.arrays import NUMBER, NUMBERS, array_as_json, numbers_as_json
 from pitr.domain.pgoutput.model import Form
-from pitr.domain.pgoutput.tuples import Block, Mask, Slices, Slots, Taken
+from pitr.domain.pgoutput.tuples import Block, Mask, Slices, Slots, some
 
 Lengths: TypeAlias = npt.NDArray[np.int32]
 
@@ -31,9 +31,7 @@ _VARIANTS: Final = _STATES * 2
 _BEFORE: Final = ("{", ",", '",')
 _AFTER: Final = ("{}", "}", '"}')
 
-_QUOTE, _BACKSLASH, _SPACE = b'"\\ '
-_CONTINUATION: Final = 0x80
-
+_QUOTE, _BACKSLASH, _SPACE, _MINUS, _ZERO = b'"\\ -0'
 _GROWTH: Final = np.zeros(256, np.uint8)
 """How many bytes more a byte takes within a JSON string."""
 _GROWTH[:_SPACE] = len(r"\u0000") - 1
@@ -99,6 +97,16 @@ class Column:
     absent: Mask | None = None
     quoted: bool | Mask = True
 
+    def of(self, rows: Mask) -> Column:
+        """Give some of the rows."""
+        return replace(
+            self,
+            values=self.values[rows],
+            null=None if self.null is None else self.null[rows],
+            absent=some(self.absent[rows]) if self.absent is not None else None,
+            quoted=self.quoted if isinstance(self.quoted, bool) else self.quoted[rows],
+        )
+
     def without_value(self) -> Mask | None:
         """Tell which rows have no value: null, or absent."""
         if self.null is None or self.absent is None:
@@ -123,7 +131,8 @@ def render(columns: Sequence[Column], slices: Slices, literals: Literals) -> Sli
     Raises:
         NotUtf8: Some values cannot be written.
     """
-    numbers = [column for column in columns if column.form in ("integer", "number")]
+    integers = [column for column in columns if column.form == "integer"]
+    numbers = [column for column in columns if column.form == "number"]
     others = [column for column in columns if column.form in ("string", "array")]
     booleans: list[tuple[Column, Mask, Mask]] = []
     for column in columns:
@@ -133,21 +142,23 @@ def render(columns: Sequence[Column], slices: Slices, literals: Literals) -> Sli
                 others.append(column)
             booleans.append((column, true, false))
     blocks = [literals.block]
-    if texts := numbers + others:
+    if texts := integers + numbers + others:
         rendering = _Texts(texts, slices, blocks)
         rendering.check_utf8(columns)
-        rendering.match_numbers(len(numbers))
+        rendering.match_integers(0, len(integers))
+        rendering.match_numbers(len(integers), len(integers) + len(numbers))
         rendering.escape()
         rendering.write_arrays()
         rendering.finish()
     for column, true, false in booleans:
         column.values = np.where(true, np.int32(literals.true), column.values)
         column.values = np.where(false, np.int32(literals.false), column.values)
-        column.quoted = ~(true | false)
+        column.quoted = _unless_none(~(true | false))
     for column in columns:
         if column.null is not None:
             column.values = np.where(column.null, np.int32(literals.null), column.values)
-            column.quoted = ~column.null & column.quoted
+            if column.quoted is not False:
+                column.quoted = ~column.null & column.quoted
     return slices.with_blocks(blocks)
 
 
@@ -161,6 +172,10 @@ def _booleans(column: Column, slices: Slices) -> tuple[Mask, Mask, bool]:
     if (nothing := column.without_value()) is not None:
         fits |= nothing
     return true, false, bool(fits.all())
+
+
+def _unless_none(quoted: Mask) -> Mask | bool:
+    return quoted if quoted.any() else False
 
 
 class _Texts:
@@ -185,7 +200,7 @@ class _Texts:
         If all of them together are, and none begins within a character, then each is.
         """
         taken = self._taken
-        if not (taken.bytes >= _CONTINUATION).any():
+        if taken.raw.isascii():
             return
         begins, ends = taken.offsets[:-1], taken.offsets[1:]
         firsts = taken.bytes[begins[ends > begins]]
@@ -201,35 +216,67 @@ class _Texts:
             ]
         )
 
-    def match_numbers(self, columns_count: int) -> None:
-        """See which values of the first columns are numbers; others are written as strings."""
-        if not columns_count:
-            return
-        matched = _matches(self._taken.array[: self._ends[columns_count - 1]], rf"^{NUMBER}$")
-        for column, first, end in self._spans()[:columns_count]:
-            column.quoted = ~matched[first:end]
-            if not column.quoted.any():
+    def match_integers(self, first: int, end: int) -> None:
+        """See which values of some columns are integers; others are written as strings."""
+        spans = self._spans()[first:end]
+        if all(self._are_integers(*span) for span in spans):
+            for column, *_ in spans:
                 column.quoted = False
+        else:
+            self.match_numbers(first, end)
+
+    def _are_integers(self, column: Column, first: int, end: int) -> bool:
+        """Tell quickly whether a column holds only integers; False is not certain."""
+        data = self._taken.bytes
+        begins, ends = self._taken.offsets[first:end], self._taken.offsets[first + 1 : end + 1]
+        lengths = ends - begins
+        if not lengths.all():
+            nothing = column.without_value()
+            if nothing is None or (lengths[~nothing] == 0).any():
+                return False
+            begins, lengths = begins[~nothing], lengths[~nothing]
+            if not len(begins):
+                return True
+        span = data[begins[0] : ends[-1]]
+        minuses = span == _MINUS
+        if not ((span - _ZERO <= 9) | minuses).all():
+            return False
+        firsts = data[begins]
+        negative = firsts == _MINUS
+        if minuses.any():
+            if (
+                np.count_nonzero(minuses) != np.count_nonzero(negative)
+                or lengths[negative].min() < 2
+            ):
+                return False
+            firsts = data[begins + negative]
+        # No leading zeros; -0 is none of PostgreSQL's integers.
+        return not ((firsts == _ZERO) & (lengths > 1)).any()
+
+    def match_numbers(self, first: int, end: int) -> None:
+        """See which values of some columns are numbers; others are written as strings."""
+        spans = self._spans()[first:end]
+        if not spans:
+            return
+        begin = spans[0][1]
+        matched = _matches(self._taken.array[begin : spans[-1][2]], rf"^{NUMBER}$")
+        for column, first_value, end_value in spans:
+            column.quoted = _unless_none(~matched[first_value - begin : end_value - begin])
 
     def escape(self) -> None:
         """Make the values anew that hold what a JSON string writes otherwise."""
-        data, offsets = self._taken.bytes, self._taken.offsets
-        dirty = (data < _SPACE) | (data == _QUOTE) | (data == _BACKSLASH)
-        if not dirty.any():
-            return
+        offsets = self._taken.offsets
         hits: list[Slots] = []
         growths: list[Lengths] = []
         for column, first, end in self._spans():
-            span = slice(offsets[first], offsets[end])
-            if column.form == "array" or not dirty[span].any():
+            if column.form == "array" or column.quoted is False:
+                continue
+            grows = self._growth(slice(offsets[first], offsets[end]))
+            if grows is None:
                 continue
             begins = offsets[first:end]
             filled = np.flatnonzero(offsets[first + 1 : end + 1] > begins)
-            # Control characters are rare; without them each byte that is escaped takes one more.
-            growth = dirty[span].view(np.uint8)
-            if (data[span] < _SPACE).any():
-                growth = _GROWTH[data[span]]
-            growth = np.add.reduceat(growth, begins[filled] - begins[0], dtype=np.int32)
+            growth = np.add.reduceat(grows, begins[filled] - begins[0], dtype=np.int32)
             grown = growth > 0
             hits.append((first + filled[grown]).astype(np.int32))
             growths.append(growth[grown])
@@ -238,6 +285,19 @@ class _Texts:
             taken = self._slices.taken(self._values[hit])
             written = _encode(taken.text())
             self._remake(hit, written, np.diff(taken.offsets) + np.concatenate(growths), skipped=1)
+
+    def _growth(self, span: slice) -> npt.NDArray[np.uint8] | None:
+        """Tell how much longer each byte becomes; None if none does."""
+        data = self._taken.bytes[span]
+        if not len(data):
+            return None
+        if data.min() < _SPACE:
+            return _GROWTH[data]
+        raw = self._taken.raw
+        if raw.find(b'"', span.start, span.stop) < 0 > raw.find(b"\\", span.start, span.stop):
+            return None
+        # Without control characters, which are rare, each byte that is escaped takes one more.
+        return ((data == _QUOTE) | (data == _BACKSLASH)).view(np.uint8)
 
     def write_arrays(self) -> None:
         """Make the values of array columns anew."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pitr.domain.change import COLLECTION_BYTES_MAX
@@ -19,6 +18,7 @@ from pitr.domain.pgoutput.tuples import (
     Mask,
     Places,
     Slices,
+    Slots,
     Source,
     Words,
     read_tuples,
@@ -68,6 +68,15 @@ class Rows:
         """The columns of the new row's key, sorted by name."""
         return _key_of(self.relation, self.new)
 
+    def of(self, rows: Mask) -> Rows:
+        """Give some of the messages, with their columns rendered."""
+        return replace(
+            self,
+            messages=self.messages[rows],
+            old=tuple(column.of(rows) for column in self.old),
+            new=tuple(column.of(rows) for column in self.new),
+        )
+
     def used(self) -> Iterator[Column]:
         """Give the columns that changes are made of."""
         yield from self.old_key if self.old_is_key else self.old
@@ -98,7 +107,7 @@ def read_rows(
     ends: Places,
     rows: Places,
     relations: Mapping[int, Relation],
-    payloads: list[bytes],
+    payloads: Sequence[bytes],
 ) -> tuple[list[Rows], Slices]:
     """Read row messages.
 
@@ -162,11 +171,7 @@ def _read_group(
 ) -> tuple[_Group | None, Mask]:
     kind, marker = header >> 56, header >> 16 & 0xFF
     relation = relations.get(header >> 24 & 0xFFFF_FFFF)
-    if (
-        relation is None
-        or marker not in _MARKERS[kind]
-        or header & 0xFFFF != len(relation.columns)
-    ):
+    if relation is None or marker not in _MARKERS[kind] or header & 0xFFFF != len(relation.columns):
         return None, np.ones(len(messages), np.bool_)
     width = len(relation.columns)
     cells, at, wrong = read_tuples(source, starts[messages] + HEADER, width)
@@ -208,7 +213,7 @@ def _numbered(
     return found, Slices(source.data, bounds)
 
 
-def _rows_of(group: _Group, first: np.typing.NDArray[np.int32]) -> Rows:
+def _rows_of(group: _Group, first: Slots) -> Rows:
     columns = tuple(
         Column(
             name=column.name,

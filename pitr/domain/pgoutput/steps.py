@@ -21,6 +21,12 @@ from pitr.domain.pgoutput.sql import identifier, literal, qualified
 
 BECAUSE: Final = "because"
 DDL: Final = "ddl"
+SIGNATURES: Final = {
+    BECAUSE: f"{OWN_SCHEMA}.{BECAUSE}(text, text, jsonb)",
+    DDL: f"{OWN_SCHEMA}.{DDL}()",
+}
+"""The functions by name, as they stand in SQL."""
+
 EVENTS: Final = ("ddl_command_end", "sql_drop", "table_rewrite")
 
 # Publications ------------------------------------------------------------------------------------
@@ -37,21 +43,26 @@ def publication_step(
 
     They are one transaction with the comment that names them, so that detach can undo them.
     """
-    create = f"CREATE PUBLICATION {identifier(name)} {_published(publication, {*partitioned})}"
+    quoted = identifier(name)
+    holds = _published(publication, {*partitioned})
     options = [f"publish = '{', '.join(_in_order(publication.actions))}'"]
     options += ["publish_via_partition_root = true"]
     options += ["publish_generated_columns = stored"] if publication.generated else []
-    comment = literal(marked(repairs))
+    given = f"({', '.join(options)})"
+    changes = (f"ALTER PUBLICATION {quoted} SET {given}",)
+    if publication.tables:
+        changes += (f"ALTER PUBLICATION {quoted} SET {holds}",)
     return Step(
         kind="publication",
         name=name,
         statements=(
             *(repair.statement for repair in repairs),
-            f"{create} WITH ({', '.join(options)})",
-            f"COMMENT ON PUBLICATION {identifier(name)} IS {comment}",
+            f"CREATE PUBLICATION {quoted} FOR {holds} WITH {given}",
+            f"COMMENT ON PUBLICATION {quoted} IS {literal(marked(repairs))}",
         ),
         wanted=publication,
         see=f"\\dRp+ {name}",
+        instead=() if publication.all_tables or publication.schemas else changes,
     )
 
 
@@ -61,10 +72,10 @@ def _in_order(actions: Actions) -> list[str]:
 
 def _published(publication: Publication, partitioned: set[tuple[str, str]]) -> str:
     if publication.all_tables:
-        return "FOR ALL TABLES"
+        return "ALL TABLES"
     if publication.schemas:
         names = ", ".join(map(identifier, sorted(publication.schemas)))
-        return f"FOR TABLES IN SCHEMA {names}"
+        return f"TABLES IN SCHEMA {names}"
     texts = []
     for table in sorted(publication.tables, key=lambda table: (table.schema, table.name)):
         # Tables that inherit from this one are tables of their own.
@@ -72,7 +83,7 @@ def _published(publication: Publication, partitioned: set[tuple[str, str]]) -> s
         columns = ", ".join(map(identifier, sorted(table.columns or ())))
         chosen = f" ({columns})" if table.columns is not None else ""
         texts.append(f"{only}{qualified(table.schema, table.name)}{chosen}")
-    return f"FOR TABLE {', '.join(texts)}"
+    return f"TABLE {', '.join(texts)}"
 
 
 # The schema pitr ---------------------------------------------------------------------------------
@@ -96,18 +107,23 @@ _BECAUSE_BODY: Final = """
         json_build_object('actor', actor, 'reason', reason, 'meta', meta)::text, 'UTF8'));
 """
 
+_BECAUSE: Final = (
+    f"FUNCTION {OWN_SCHEMA}.{BECAUSE}(actor text, reason text DEFAULT NULL,"
+    f" meta jsonb DEFAULT NULL) RETURNS void LANGUAGE sql {_SETTINGS}"
+    f" AS $pitr${_BECAUSE_BODY}$pitr$"
+)
+
 BECAUSE_STEP: Final = Step(
     kind="function",
     name=BECAUSE,
     statements=(
-        f"CREATE FUNCTION {OWN_SCHEMA}.{BECAUSE}(actor text, reason text DEFAULT NULL,"
-        f" meta jsonb DEFAULT NULL) RETURNS void LANGUAGE sql {_SETTINGS}"
-        f" AS $pitr${_BECAUSE_BODY}$pitr$",
-        f"COMMENT ON FUNCTION {OWN_SCHEMA}.{BECAUSE}(text, text, jsonb) IS"
+        f"CREATE {_BECAUSE}",
+        f"COMMENT ON FUNCTION {SIGNATURES[BECAUSE]} IS"
         f" '{MARK}: says who changes rows and why, for the rest of the transaction'",
     ),
     wanted=Function(body=_BECAUSE_BODY),
     see=f"\\sf {OWN_SCHEMA}.{BECAUSE}",
+    instead=(f"CREATE OR REPLACE {_BECAUSE}",),
 )
 
 _DDL_BODY: Final = """
@@ -155,16 +171,21 @@ EXCEPTION WHEN OTHERS THEN
 END
 """
 
+_DDL: Final = (
+    f"FUNCTION {OWN_SCHEMA}.{DDL}() RETURNS event_trigger LANGUAGE plpgsql {_SETTINGS}"
+    f" AS $pitr${_DDL_BODY}$pitr$"
+)
+
 DDL_STEP: Final = Step(
     kind="function",
     name=DDL,
     statements=(
-        f"CREATE FUNCTION {OWN_SCHEMA}.{DDL}() RETURNS event_trigger LANGUAGE plpgsql {_SETTINGS}"
-        f" AS $pitr${_DDL_BODY}$pitr$",
-        f"COMMENT ON FUNCTION {OWN_SCHEMA}.{DDL}() IS '{MARK}: tells the log of changed tables'",
+        f"CREATE {_DDL}",
+        f"COMMENT ON FUNCTION {SIGNATURES[DDL]} IS '{MARK}: tells the log of changed tables'",
     ),
     wanted=Function(body=_DDL_BODY),
     see=f"\\sf {OWN_SCHEMA}.{DDL}",
+    instead=(f"CREATE OR REPLACE {_DDL}",),
 )
 
 

@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pitr.domain.change import DOCUMENT_BYTES_MAX
-from pitr.domain.formats.fields import checked_text, object_members
 from pitr.domain.formats.flaw import Flaw
 from pitr.domain.pgoutput.messages import BEGIN, COMMIT, EPOCH_US, BadMessage, message_of
 from pitr.domain.pgoutput.model import Transaction, lsn_text
-from pitr.domain.pgoutput.reasons import REASON_PREFIX, BadReason, Reason, reason_of
+from pitr.domain.pgoutput.reasons import REASON_PREFIX
+from pitr.domain.pgoutput.said import Said, said_by
 from pitr.domain.pgoutput.tuples import Mask, Places, Source
 
 BEGIN_KIND, COMMIT_KIND, MESSAGE_KIND = b"BCM"
@@ -23,35 +22,7 @@ Codes: TypeAlias = npt.NDArray[np.int32]
 """Places in a list; below 0 for none."""
 
 
-class Said(NamedTuple):
-    """What holds for changes, as the app said it."""
-
-    actor: str | None
-    reason: str | None
-    meta: str | None
-
-
-def said_by(content: bytes) -> Said:
-    """Read a message with the prefix ``pitr``.
-
-    Raises:
-        BadReason: It is not such a JSON object, or holds what the log cannot.
-    """
-    try:
-        object_members(content, name="message")
-        reason: Reason = reason_of(content)
-        for name in ("actor", "reason"):
-            if (text := getattr(reason, name)) is not None:
-                checked_text(text, name=name)
-    except Flaw as flaw:
-        raise BadReason(flaw.reason) from flaw
-    meta = b"" if reason.meta is None else bytes(reason.meta)
-    if len(meta) > DOCUMENT_BYTES_MAX:
-        raise BadReason(f"meta: is over {DOCUMENT_BYTES_MAX} bytes")
-    return Said(reason.actor, reason.reason, None if meta in (b"", b"null") else meta.decode())
-
-
-_NOTHING_SAID: Final = Said(None, None, None)
+_NOTHING_SAID: Final = Said()
 
 
 class Transactions:
@@ -143,8 +114,11 @@ class Transactions:
             if not (message.transactional and message.prefix == REASON_PREFIX and is_open):
                 return words
             said = said_by(message.content)
-        except (BadMessage, BadReason) as error:
+        except BadMessage as error:
             self.flaws[index] = str(error)
+            return words
+        except Flaw as flaw:
+            self.flaws[index] = flaw.reason
             return words
         self._said.append(said)
         return len(self._said) - 1

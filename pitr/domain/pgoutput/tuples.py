@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Final, TypeAlias
 
@@ -59,18 +60,9 @@ class Cells:
     null: Mask | None = None
     absent: Mask | None = None
 
-    def of(self, rows: Mask) -> Cells:
-        """Give those of some rows."""
-        null, absent = self.null, self.absent
-        return Cells(
-            self.starts[rows],
-            self.ends[rows],
-            null if null is None else _mask(null[rows]),
-            absent if absent is None else _mask(absent[rows]),
-        )
 
-
-def _mask(mask: Mask) -> Mask | None:
+def some(mask: Mask) -> Mask | None:
+    """Give a mask that holds for anything; None otherwise, which is most often so."""
     return mask if mask.any() else None
 
 
@@ -96,7 +88,7 @@ def read_tuples(source: Source, at: Places, width: int) -> tuple[list[Cells], Pl
             wrong |= ~(has_value | null | absent)
             starts = at + np.where(has_value, _HEAD, 1)
             ends = starts + np.where(has_value, lengths, 0)
-            cells = Cells(starts, ends, _mask(null), _mask(absent))
+            cells = Cells(starts, ends, some(null), some(absent))
         columns.append(cells)
         at = cells.ends
     return columns, at, wrong
@@ -149,9 +141,16 @@ class Taken:
     def __init__(self, array: pa.Array) -> None:
         self.array = array
         _, offsets, data = array.buffers()
-        self.offsets = np.frombuffer(offsets, np.int32, len(array) + 1)
+        self.offsets = np.zeros(1, np.int32)
+        if len(array):
+            self.offsets = np.frombuffer(offsets, np.int32, len(array) + 1)
         self.buffer = data if data is not None else pa.py_buffer(b"")
         self.bytes = np.frombuffer(self.buffer, np.uint8)
+
+    @cached_property
+    def raw(self) -> bytes:
+        """The bytes once more, in the form in which some are found most quickly."""
+        return self.buffer.to_pybytes()  # type: ignore[no-any-return]
 
     def text(self, first: int = 0, end: int | None = None) -> str:
         """Give some of them as one text; they are known to be UTF-8."""

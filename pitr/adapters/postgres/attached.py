@@ -1,0 +1,139 @@
+"""An attached database as following needs it: its slot, its stream, its tables."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from pitr.adapters.postgres.chunks import emit, new_xid, read_chunk
+from pitr.adapters.postgres.replication import ReplicationStream
+from pitr.adapters.postgres.source import SourceDatabase
+from pitr.domain.errors import Unavailable
+from pitr.domain.log import Source
+from pitr.domain.pgoutput.copying import CHUNK_BYTES, Chunk, Resume
+from pitr.domain.pgoutput.messages import RawRelation
+from pitr.domain.pgoutput.model import Relation
+from pitr.domain.pgoutput.ports import Cluster, Stream
+from pitr.domain.pgoutput.schema import TableSchema
+from pitr.domain.pgoutput.source import SlotState
+
+_PUBLISHED: Final = """
+SELECT c.oid::bigint AS relid, to_jsonb(p)->'attnames' AS columns
+FROM pg_publication_tables p
+JOIN pg_namespace n ON n.nspname = p.schemaname
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+WHERE p.pubname = $1
+"""
+"""Servers before 15 publish all columns, and have no ``attnames``."""
+
+_DROP_SLOT: Final = """
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+WHERE slot_name = $1 AND active_pid IS NULL
+"""
+
+
+class AttachedDatabase:
+    """The database behind a source of a log. Connections are made when they are needed."""
+
+    def __init__(self, source: Source, *, url: str) -> None:
+        self._source = source
+        self._url = url
+        self._database: SourceDatabase | None = None
+
+    async def _asked(self) -> SourceDatabase:
+        if self._database is None:
+            self._database = await SourceDatabase.open(self._url)
+        return self._database
+
+    async def cluster(self) -> Cluster:
+        """Return which cluster it is."""
+        async with await self._opened(0) as stream:
+            system = await stream.identify()
+            ancestors = await stream.timeline_history(system.timeline)
+        return Cluster(
+            system=system.identifier,
+            timeline=system.timeline,
+            lsn=system.lsn,
+            ancestors=tuple(ancestors),
+        )
+
+    async def slot(self) -> SlotState | None:
+        """Return how its slot stands; None if there is none."""
+        return await (await self._asked()).slot(self._source.slot)
+
+    async def make_slot(self) -> int:
+        """Make the slot anew; return the position from which it has every change.
+
+        Raises:
+            Unavailable: Another consumer has the old one.
+        """
+        name = self._source.slot
+        async with (await self._asked()).pool.connection() as connection:
+            await connection.execute(_DROP_SLOT, name)
+        if (await self.slot()) is not None:
+            raise Unavailable("the replication slot is in use", slot=name)
+        async with await self._opened(0) as stream:
+            failover = bool(self._source.options.get("failover"))
+            lsn, _ = await stream.create_slot(name, failover=failover)
+        return lsn
+
+    @asynccontextmanager
+    async def stream(self, lsn: int) -> AsyncIterator[Stream]:
+        """Stream what was committed from ``lsn`` on.
+
+        Raises:
+            SlotLost: The slot cannot go on from there.
+        """
+        async with await self._opened(lsn) as stream:
+            await stream.start()
+            yield stream
+
+    async def _opened(self, lsn: int) -> ReplicationStream:
+        source = self._source
+        return await ReplicationStream.open(
+            self._url, slot=source.slot, publication=source.publication, lsn=lsn
+        )
+
+    async def schemas(self, relids: Sequence[int] | None = None) -> Mapping[int, TableSchema]:
+        """Return tables that are captured, all or some, by relid, as they are now."""
+        published = await self._published()
+        wanted = [relid for relid in published if relids is None or relid in relids]
+        return (await (await self._asked()).schemas(wanted)).tables
+
+    async def _published(self) -> dict[int, list[str] | None]:
+        async with (await self._asked()).pool.connection() as connection:
+            found = await connection.fetch(_PUBLISHED, self._source.publication)
+        return {row["relid"]: row["columns"] for row in found}
+
+    async def relation(self, raw: RawRelation) -> Relation:
+        """Return what a relation message describes, with the form of each column."""
+        return await (await self._asked()).relation(raw)
+
+    async def relation_of(self, schema: TableSchema) -> Relation:
+        """Return a table as the stream would describe it."""
+        columns = (await self._published()).get(schema.relid)
+        return await (await self._asked()).relation_of(schema, chosen=columns)
+
+    async def chunk(self, relation: Relation, *, after: Resume | None, rows_max: int) -> Chunk:
+        """Read the next rows of a table with a snapshot of their own."""
+        async with (await self._asked()).pool.connection() as connection:
+            return await read_chunk(
+                connection, relation, after=after, rows_max=rows_max, bytes_max=CHUNK_BYTES
+            )
+
+    async def new_xid(self) -> int:
+        """Give out a transaction number, lower 32 bits."""
+        async with (await self._asked()).pool.connection() as connection:
+            return await new_xid(connection)
+
+    async def emit(self, kind: str, content: bytes) -> None:
+        """Write a message of pitr's own into the stream."""
+        async with (await self._asked()).pool.connection() as connection:
+            await emit(connection, kind, content)
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._database is not None:
+            await self._database.close()
+            self._database = None

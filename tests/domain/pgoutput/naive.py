@@ -1,0 +1,373 @@
+"""Decodes a part one message after the other, plainly; what ``decode_part`` must agree with."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pitr.domain.change import DOCUMENT_BYTES_MAX, KEY_BYTES_MAX
+from pitr.domain.keys import BadKey, canonical_key
+from pitr.domain.pgoutput.messages import EPOCH_US
+from pitr.domain.pgoutput.model import Column, Form, Part, Relation, Transaction
+
+ABSENT = object()
+"""A value that was not sent."""
+
+
+class Lost(Exception):
+    """The message cannot be read."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass
+class Naive:
+    """Changes as dicts of ``DRAFT_SCHEMA``, and (position, body, code) of what is quarantined."""
+
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: list[tuple[int, bytes, str]] = field(default_factory=list)
+
+
+def decode(part: Part, *, position_first: int) -> Naive:
+    """Decode a part."""
+    found = Naive()
+    position = position_first
+    transaction = part.open_before
+    skip = part.skip
+    for payload in part.messages:
+        kind = payload[:1]
+        try:
+            if kind == b"B":
+                need(len(payload) == 21)
+                lsn, commit, xid = struct.unpack(">QqI", payload[1:])
+                transaction = Transaction(lsn=lsn, commit_us=commit + EPOCH_US, xid=xid)
+                changes = []
+            elif kind == b"C":
+                need(len(payload) == 26)
+                transaction, changes = None, []
+            elif kind == b"M":
+                transaction, changes = hear(payload, transaction), []
+            elif kind == b"T":
+                changes = truncated(payload, part.relations)
+            elif kind in (b"I", b"U", b"D"):
+                changes = [row_changes(payload, part.relations)]
+            else:
+                raise Lost("bad_message")
+        except Lost as lost:
+            changes = [lost]
+        for each in changes:
+            if skip and kind in (b"I", b"U", b"D", b"T"):
+                skip -= 1
+                continue
+            if skip:
+                continue
+            if isinstance(each, Lost):
+                found.quarantined.append((position, payload, each.code))
+                position += 1
+                continue
+            for change in each:
+                found.changes.append(complete(change, position, transaction))
+                position += 1
+    return found
+
+
+def need(holds: bool, code: str = "bad_message") -> None:
+    if not holds:
+        raise Lost(code)
+
+
+def complete(change: dict[str, Any], position: int, tx: Transaction | None) -> dict[str, Any]:
+    own = change.pop("own_meta", None)
+    meta = tx.meta if tx else None
+    if own and meta is None:
+        meta = dumps(own)
+    elif own:
+        said = json.loads(meta)
+        if isinstance(said, dict) and not said.keys() & own.keys():
+            # The members of what was said keep their text.
+            meta = meta.strip()[:-1] + ("," if said else "") + dumps(own)[1:]
+        else:
+            meta = '{"meta":' + meta + "," + dumps(own)[1:]
+    return {
+        "collection": change["collection"],
+        "key": change["key"],
+        "op": change["op"],
+        "after": change.get("after"),
+        "before": change.get("before"),
+        "unchanged": change.get("unchanged"),
+        "commit_us": tx.commit_us if tx else None,
+        "position": position,
+        "tx": f"{tx.xid}:{tx.lsn >> 32:X}/{tx.lsn % 2**32:X}" if tx else None,
+        "actor": tx.actor if tx else None,
+        "reason": tx.reason if tx else None,
+        "meta": meta,
+    }
+
+
+def hear(payload: bytes, tx: Transaction | None) -> Transaction | None:
+    need(len(payload) >= 10)
+    prefix, nul, rest = payload[10:].partition(b"\0")
+    need(nul == b"\0" and len(rest) >= 4)
+    content = rest[4:]
+    need(struct.unpack(">I", rest[:4])[0] == len(content))
+    if not payload[1] & 1 or prefix != b"pitr" or tx is None:
+        return tx
+    try:
+        said = json.loads(content.decode(), object_pairs_hook=distinct)
+    except ValueError as error:
+        raise Lost("bad_message") from error
+    need(isinstance(said, dict))
+    for name in ("actor", "reason"):
+        text = said.get(name)
+        need(text is None or (isinstance(text, str) and "\0" not in text))
+    meta = said.get("meta")
+    return replace(
+        tx,
+        actor=said.get("actor"),
+        reason=said.get("reason"),
+        meta=None if meta is None else dumps(meta),  # Tests write it this way.
+    )
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name twice")
+    return dict(pairs)
+
+
+def truncated(payload: bytes, relations: dict[int, Relation]) -> list[Any]:
+    need(len(payload) >= 6)
+    count, flags = struct.unpack(">IB", payload[1:6])
+    need(len(payload) == 6 + 4 * count)
+    own = {}
+    if flags & 1:
+        own["cascade"] = True
+    if flags & 2:
+        own["restart_identity"] = True
+    changes: list[Any] = []
+    for relid in struct.unpack(f">{count}I", payload[6:]):
+        relation = relations.get(relid)
+        if relation is None:
+            changes.append(Lost("bad_message"))
+        else:
+            change = {"collection": relation.collection, "op": "truncate", "key": ""}
+            changes.append([change | {"own_meta": dict(own)}])
+    return changes
+
+
+def row_changes(payload: bytes, relations: dict[int, Relation]) -> list[dict[str, Any]]:
+    kind = chr(payload[0])
+    need(len(payload) >= 6)
+    relation = relations.get(struct.unpack(">I", payload[1:5])[0])
+    if relation is None:
+        raise Lost("bad_message")
+    marker, place = chr(payload[5]), 6
+    need(marker in {"I": "N", "U": "KON", "D": "KO"}[kind])
+    old: list[Any] = []
+    new: list[Any] = []
+    if marker != "N":
+        old, place = read_tuple(payload, place, relation)
+        if kind == "U":
+            need(payload[place : place + 1] == b"N")
+            new, place = read_tuple(payload, place + 1, relation)
+    else:
+        new, place = read_tuple(payload, place, relation)
+    need(place == len(payload))
+    need(len(relation.collection.encode()) <= 512, "collection_too_long")
+    if old and new:
+        for at, value in enumerate(new):
+            if value is ABSENT and not (marker == "K" and old[at] is None):
+                new[at] = old[at]
+    for values in (new, old):
+        if values:
+            check_key(relation, values)
+    kept = [values for values in (new, old if marker == "O" else []) if values]
+    if marker == "K":
+        kept.append([v for c, v in zip(relation.columns, old) if c.name in relation.key])
+    for value in [value for values in kept for value in values]:
+        if isinstance(value, bytes):
+            check_utf8(value)
+    return written(kind, marker, relation, old, new)
+
+
+def check_utf8(value: bytes) -> None:
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        raise Lost("not_utf8") from error
+
+
+def check_key(relation: Relation, values: list[Any]) -> None:
+    need(relation.key != (), "missing_key")
+    by_name = dict(zip([column.name for column in relation.columns], values))
+    for name in sorted(relation.key):
+        need(by_name.get(name, ABSENT) is not ABSENT, "missing_key")
+        need(by_name[name] is not None, "wrong_type")
+
+
+def written(
+    kind: str, marker: str, relation: Relation, old: list[Any], new: list[Any]
+) -> list[dict[str, Any]]:
+    start = {"collection": relation.collection}
+    before = {"before": document(relation.columns, old)} if marker == "O" else {}
+    after = {"after": document(relation.columns, new)}
+    absent = [column.name for column, value in zip(relation.columns, new) if value is ABSENT]
+    unknown = {"own_meta": {"pitr": {"unknown": absent}}} if absent else {}
+    # The order in which flaws of keys are found does not matter: they have one code or none.
+    new_key = key_of(relation, new) if new else ""
+    if kind == "I":
+        return [start | {"op": "create", "key": new_key} | after | unknown]
+    old_key = key_of(relation, old) if old else new_key
+    if kind == "D":
+        return [start | {"op": "delete", "key": old_key} | before]
+    if old_key != new_key:
+        return [
+            start | {"op": "delete", "key": old_key} | before,
+            start | {"op": "create", "key": new_key} | after | unknown,
+        ]
+    if absent:
+        after |= {"unchanged": dumps(absent)}
+    op = "patch" if absent else "update"
+    return [start | {"op": op, "key": new_key} | after | before]
+
+
+def key_of(relation: Relation, values: list[Any]) -> str:
+    pairs = [
+        (column, value)
+        for column, value in zip(relation.columns, values)
+        if column.name in relation.key
+    ]
+    pairs.sort(key=lambda pair: pair[0].name)
+    text = "{" + ",".join(member(column, value) for column, value in pairs) + "}"
+    try:
+        key = canonical_key(text.encode())
+    except BadKey as error:
+        raise Lost(error.flaw) from error
+    assert key == text
+    assert len(key.encode()) <= KEY_BYTES_MAX
+    return key
+
+
+def document(columns: tuple[Column, ...], values: list[Any]) -> str:
+    pairs = zip(columns, values)
+    text = "{" + ",".join(member(c, v) for c, v in pairs if v is not ABSENT) + "}"
+    need(len(text.encode()) <= DOCUMENT_BYTES_MAX, "document_too_large")
+    return text
+
+
+def member(column: Column, value: bytes | None) -> str:
+    if value is None:
+        return dumps(column.name) + ":null"
+    return dumps(column.name) + ":" + rendered(column.form, column.element, value.decode())
+
+
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def rendered(form: Form, element: Form | None, text: str) -> str:
+    if form in ("integer", "number") and NUMBER.fullmatch(text):
+        return text
+    if form == "boolean" and text in ("t", "f"):
+        return "true" if text == "t" else "false"
+    if form == "array" and text.startswith("{"):
+        try:
+            items, place = array_items(text, 0)
+        except ValueError:
+            return dumps(text)
+        if place == len(text):
+            return array_json(items, element or "string")
+    return dumps(text)
+
+
+def array_json(items: list[Any], element: Form) -> str:
+    texts = []
+    for item in items:
+        if isinstance(item, list):
+            texts.append(array_json(item, element))
+        else:
+            texts.append("null" if item is None else rendered(element, None, item))
+    return "[" + ",".join(texts) + "]"
+
+
+def array_items(text: str, place: int) -> tuple[list[Any], int]:
+    """Read from a brace to the one that closes it."""
+    items: list[Any] = []
+    place += 1
+    if text[place : place + 1] == "}":
+        return items, place + 1
+    while True:
+        first = text[place : place + 1]
+        if first == "{":
+            item, place = array_items(text, place)
+        elif first == '"':
+            item, place = quoted_item(text, place + 1)
+        else:
+            end = place
+            while text[end : end + 1] not in ("", "{", "}", ",", '"', "\\"):
+                end += 1
+            if end == place:
+                raise ValueError("no element")
+            item = text[place:end]
+            item, place = None if item == "NULL" else item, end
+        items.append(item)
+        if text[place : place + 1] == "}":
+            return items, place + 1
+        if text[place : place + 1] != ",":
+            raise ValueError("neither a comma nor an end")
+        place += 1
+
+
+def quoted_item(text: str, place: int) -> tuple[str, int]:
+    out = ""
+    while text[place : place + 1] != '"':
+        if text[place : place + 1] == "\\":
+            place += 1
+        if place >= len(text):
+            raise ValueError("no end")
+        out += text[place]
+        place += 1
+    return out, place + 1
+
+
+def read_tuple(payload: bytes, place: int, relation: Relation) -> tuple[list[Any], int]:
+    need(len(payload) >= place + 2)
+    count = struct.unpack(">H", payload[place : place + 2])[0]
+    need(count == len(relation.columns))
+    place += 2
+    values: list[Any] = []
+    for _ in range(count):
+        kind, place = payload[place : place + 1], place + 1
+        if kind == b"n":
+            values.append(None)
+        elif kind == b"u":
+            values.append(ABSENT)
+        else:
+            need(kind == b"t" and len(payload) >= place + 4)
+            length = struct.unpack(">I", payload[place : place + 4])[0]
+            place += 4
+            need(len(payload) >= place + length)
+            values.append(payload[place : place + length])
+            place += length
+    return values, place
+
+
+ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def dumps(value: Any) -> str:
+    """Write JSON as short as possible, one character after the other."""
+    if isinstance(value, str):
+        return (
+            '"'
+            + "".join(
+                ESCAPES.get(each) or (f"\\u{ord(each):04x}" if each < " " else each)
+                for each in value
+            )
+            + '"'
+        )
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
