@@ -17,6 +17,7 @@ from pitr.domain.manifest import ObjectRef
 from pitr.domain.plan import Reads, plan_reads
 from pitr.domain.ports import ObjectStore
 from pitr.domain.target import Cut, may_straddle
+from pitr.services.tasks import in_thread
 
 VERIFY_AT_ONCE = 4
 """Objects that are fetched and hashed at the same time."""
@@ -142,7 +143,7 @@ class Archive:
                 threads=self._limits.threads,
             )
             try:
-                await asyncio.to_thread(replay.__enter__)
+                await in_thread(replay.__enter__, interrupt=replay.interrupt)
                 empty = dict.fromkeys(reads.collections, 0)
                 replay.counts = dict(sorted((empty | dict(replay.counts)).items()))
                 yield replay

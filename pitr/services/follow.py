@@ -138,7 +138,8 @@ class Follower:
             )
             copier = TableCopier(following, self._database, schemas=schemas.values())
             store = StreamStore(following, self._lane, stream, copier, reader.decoded)
-            await _run_all(stop, reader.read(), reader.decode(), store.run(), copier.run())
+            reading = (reader.read(), reader.watch(), reader.decode())
+            await _run_all(stop, *reading, store.run(), copier.run())
 
     async def _claim(self) -> None:
         now_us = self._clock.now_us()

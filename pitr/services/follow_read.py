@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from pitr.domain.batch import Decoded
+from pitr.domain.errors import Unavailable
 from pitr.domain.limits import Limits
 from pitr.domain.pgoutput.assembler import Assembler, Marker, Need
 from pitr.domain.pgoutput.decode import decode_part
@@ -18,15 +20,21 @@ from pitr.domain.pgoutput.model import Part, Transaction
 from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.pgoutput.ports import Database, Polled, Stream
 from pitr.domain.pgoutput.schema import TableSchema
-from pitr.domain.pgoutput.schema_log import SchemaStep, schema_step, schema_steps
+from pitr.domain.pgoutput.schema_log import (
+    SchemaStep,
+    is_as_described,
+    schema_step,
+    schema_steps,
+)
 
 POLL_BYTES = 4 * 1024 * 1024
 POLL_S = 0.1
 BEHIND_BYTES = 64 * 1024 * 1024
 """With more than so much to read, parts may wait longer to become larger."""
 
-COPY, SCHEMA, DDL = "copy", "schema", "ddl"
-"""Kinds of our own messages: a chunk ends here; look at the tables; DDL was run."""
+LOOK_EVERY_S = 60.0
+LOOK_AGAIN_S = 1.0
+COPY = "copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,8 @@ class StreamReader:
             bytes_max=limits.capture_bytes_max,
         )
         self._waits_since = 0.0
+        self._looks: dict[bytes, Mapping[int, TableSchema]] = {}
+        self._looks_due = asyncio.Event()
         self._parts: asyncio.Queue[Part | Steps | ChunkEnd | Idle] = asyncio.Queue(maxsize=1)
         self.decoded: asyncio.Queue[Item] = asyncio.Queue(maxsize=1)
         self._logger = structlog.get_logger("pitr.follow")
@@ -104,7 +114,6 @@ class StreamReader:
             Unavailable: The source is away.
             DataLoss: It does not go on where the log stands.
         """
-        await self._database.emit(SCHEMA, b"{}")
         while True:
             polled = await self._stream.poll(bytes_max=POLL_BYTES, timeout_s=self._patience_s())
             for notice in polled.notices:
@@ -168,17 +177,46 @@ class StreamReader:
         await self._cut(pieces=True)
         self._assembler.relate(relation)
         found = (await self._database.schemas([raw.relid])).get(raw.relid)
-        if found is not None:
-            step = schema_step(self._schemas.get(raw.relid), found)
-            await self._put_steps([step] if step is not None else [], commit_us=None)
+        if found is None or not is_as_described(found, raw):
+            self._looks_due.set()  # the table is another one by now
+            return
+        step = schema_step(self._schemas.get(raw.relid), found)
+        under_way = self._assembler.transaction
+        if step is not None:
+            commit_us = under_way.commit_us if under_way is not None else None
+            await self._put_steps([step], commit_us=commit_us)
+
+    async def watch(self) -> None:
+        """Look at all tables now and then, and when there is reason to, until cancelled.
+
+        What became of a table that is written to is seen where its relation message comes. This
+        is for the others, and for what that message does not tell.
+        """
+        session, number = await self._database.new_xid(), 0
+        while True:
+            self._looks_due.clear()
+            number += 1
+            name = f"{session}:{number}"  # nobody else's, ever
+            try:
+                self._looks[name.encode()] = await self._database.look(name)
+            except Unavailable as error:
+                self._logger.warning("tables_not_seen", error=str(error))
+                self._looks_due.set()
+                await asyncio.sleep(LOOK_AGAIN_S)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._looks_due.wait()
 
     async def _mark(self, marker: Marker) -> None:
         match marker.kind:
             case "copy":
                 await self._parts.put(ChunkEnd(marker.content, marker.transaction))
-            case "schema" | "ddl":
-                steps = schema_steps(self._schemas, await self._database.schemas())
+            case "schema" if (found := self._looks.pop(marker.content, None)) is not None:
+                steps = schema_steps(self._schemas, found)
                 await self._put_steps(steps, commit_us=marker.transaction.commit_us)
+            case "ddl":
+                self._looks_due.set()
 
     async def _put_steps(self, steps: Sequence[SchemaStep], *, commit_us: int | None) -> None:
         if not steps:

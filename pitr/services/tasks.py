@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 
@@ -12,6 +13,22 @@ async def pause(seconds: float, stop: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
+
+
+async def in_thread(work: Callable[[], object], *, interrupt: Callable[[], None]) -> None:
+    """Run in a thread; when cancelled, interrupt it and wait until it has ended.
+
+    What the thread works on may be taken down after that.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))  # noqa: TID251 - ended below
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        interrupt()
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()
+        raise
 
 
 async def ended(task: asyncio.Future[Any]) -> None:

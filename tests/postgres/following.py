@@ -121,16 +121,21 @@ async def following(
 
 async def caught_up(world: World, app: App, source: Source, *, seconds: float = 30) -> None:
     """Wait until everything that is committed by now is in the log, and no table is copied."""
-    await app.run("SELECT pg_logical_emit_message(true, 'test', '')")
     await app.run("CREATE TABLE IF NOT EXISTS beats (id int PRIMARY KEY)")
     end = lsn_of(await app.value("SELECT pg_current_wal_lsn()::text"))
     await app.run("INSERT INTO beats VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 1")
+    await app.run("SELECT pg_logical_emit_message(true, 'pitr.ddl', '')")
+    published = await app.connection.fetch(
+        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = $1",
+        source.publication,
+    )
+    expected = {name for (name,) in published}
     async with asyncio.timeout(seconds):
         while True:
             lanes = await world.catalog.lanes(world.log, prefix=source.lane)
             if lanes and lanes[0].state.get("lsn") and lsn_of(lanes[0].state["lsn"]) >= end:
-                tables = lanes[0].state["copy"]["tables"].values()
-                if tables and all(table.get("done") for table in tables):
+                tables = lanes[0].state["copy"]["tables"]
+                if {name for name, table in tables.items() if table.get("done")} == expected:
                     return
             await asyncio.sleep(0.02)
 

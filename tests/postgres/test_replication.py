@@ -576,7 +576,7 @@ async def test_close_does_not_wait_for_a_server_in_full_flow(source_db: str) -> 
         execute(source_db, "INSERT INTO t SELECT g, 'x' FROM generate_series(1, 500000) g")
         await stream.poll(bytes_max=1, timeout_s=5)
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 4
+    assert time.monotonic() - began_s < 2
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -823,6 +823,8 @@ async def test_timelines(every_source: Source) -> None:
         signal.touch()
         shutil.chown(signal, source.server.data.stat().st_uid)
         source.start(restore_command="false")  # it recovers to the end, and begins a timeline
+        recovering = "SELECT pg_is_in_recovery()"
+        await until(lambda: fetch(source.url(), recovering) == [(False,)])
         async with opened(source.url()) as stream:
             after = await stream.identify()
             assert after.identifier == before.identifier

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+import orjson
+
 from pitr.adapters.postgres.chunks import emit, new_xid, read_chunk
 from pitr.adapters.postgres.replication import ReplicationStream
+from pitr.adapters.postgres.schemas import read_locked
 from pitr.adapters.postgres.source import SourceDatabase
 from pitr.domain.errors import Unavailable
 from pitr.domain.log import Source
@@ -17,15 +20,19 @@ from pitr.domain.pgoutput.model import Relation
 from pitr.domain.pgoutput.ports import Cluster, Stream
 from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.pgoutput.source import SlotState
+from pitr.domain.pgoutput.sql import qualified
 
 _PUBLISHED: Final = """
-SELECT c.oid::bigint AS relid, to_jsonb(p)->'attnames' AS columns
+SELECT c.oid::bigint AS relid, n.nspname::text AS schema, c.relname::text AS name,
+       to_jsonb(p)->'attnames' AS columns
 FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
 WHERE p.pubname = $1
 """
 """Servers before 15 publish all columns, and have no ``attnames``."""
+
+_EMIT: Final = "SELECT pg_logical_emit_message(true, $1, $2::bytea)"
 
 _DROP_SLOT: Final = """
 SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
@@ -101,10 +108,20 @@ class AttachedDatabase:
         wanted = [relid for relid in published if relids is None or relid in relids]
         return (await (await self._asked()).schemas(wanted)).tables
 
+    async def look(self, name: str) -> Mapping[int, TableSchema]:
+        """Return the tables that are captured, as they are where a message comes in the stream."""
+        async with (await self._asked()).pool.transaction() as connection:
+            published = await connection.fetch(_PUBLISHED, self._source.publication)
+            tables = [(row["relid"], qualified(row["schema"], row["name"])) for row in published]
+            found = await read_locked(connection, tables)
+            await connection.execute("SET LOCAL synchronous_commit = local")
+            await connection.execute(_EMIT, "pitr.schema", name.encode())
+        return found.tables
+
     async def _published(self) -> dict[int, list[str] | None]:
         async with (await self._asked()).pool.connection() as connection:
             found = await connection.fetch(_PUBLISHED, self._source.publication)
-        return {row["relid"]: row["columns"] for row in found}
+        return {row["relid"]: row["columns"] and orjson.loads(row["columns"]) for row in found}
 
     async def relation(self, raw: RawRelation) -> Relation:
         """Return what a relation message describes, with the form of each column."""

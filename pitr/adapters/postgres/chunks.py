@@ -28,11 +28,19 @@ from pitr.domain.pgoutput.sql import identifier, literal
 BLOCKS_GROWTH: Final = 8
 """How many times more blocks may be read at once than so far: their rows may be of any size."""
 
+BLOCKS_AT_ONCE: Final = 1024
+BLOCKS_MAX: Final = 65_536
+"""Most blocks of a chunk: a transaction does not last, however few rows are found."""
+
 _ESTIMATE: Final = """
-SELECT sum(greatest(c.reltuples, 0))::bigint
+SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
 FROM pg_class c
-WHERE c.oid = $1 OR c.oid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf)
+WHERE c.relkind <> 'p'
+  AND (c.oid = $1 OR c.oid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass)))
 """
+
+_LOCALLY: Final = "SET LOCAL synchronous_commit = local"
+"""Wait for no synchronous standby: nor does the stream."""
 
 
 class _Enough(Exception):
@@ -60,7 +68,8 @@ class _Rows:
 
 async def estimated_rows(connection: asyncpg.Connection, relation: Relation) -> int:
     """Return how many rows a table has, as the last ANALYZE or VACUUM saw it; 0 if none did."""
-    return await connection.fetchval(_ESTIMATE, relation.relid) or 0
+    rows: int = await connection.fetchval(_ESTIMATE, relation.relid)
+    return rows
 
 
 async def current_snapshot(connection: asyncpg.Connection) -> Snapshot:
@@ -70,17 +79,16 @@ async def current_snapshot(connection: asyncpg.Connection) -> Snapshot:
 
 async def new_xid(connection: asyncpg.Connection) -> int:
     """Give out a transaction number, its lower 32 bits; it is over when this returns."""
-    xid: str = await connection.fetchval("SELECT pg_current_xact_id()::text")
+    async with connection.transaction():
+        await connection.execute(_LOCALLY)
+        xid: str = await connection.fetchval("SELECT pg_current_xact_id()::text")
     return int(xid) & 0xFFFFFFFF
 
 
 async def emit(connection: asyncpg.Connection, kind: str, content: bytes) -> None:
-    """Write a message of pitr's own into the stream, in a transaction of its own.
-
-    It waits for no synchronous standby: nor does the stream, through which it comes back.
-    """
+    """Write a message of pitr's own into the stream, in a transaction of its own."""
     async with connection.transaction():
-        await connection.execute("SET LOCAL synchronous_commit = local")
+        await connection.execute(_LOCALLY)
         await connection.execute(
             "SELECT pg_logical_emit_message(true, $1, $2::bytea)", f"pitr.{kind}", content
         )
@@ -189,13 +197,13 @@ async def _read_blocks(
 ) -> Chunk:
     storage, blocks = await storage_of(connection, table)
     first = int(after["block"]) if after is not None and after.get("storage") == storage else 0
-    end, step = first, 1
-    while end < blocks and rows.size_bytes < CHUNK_BYTES and rows.count < rows_max:
-        begin, end = end, min(end + step, blocks)
+    last, end, step = min(blocks, first + BLOCKS_MAX), first, 1
+    while end < last and rows.size_bytes < CHUNK_BYTES and rows.count < rows_max:
+        begin, end = end, min(end + step, last)
         place = f"ctid >= '({begin},0)' AND ctid < '({end},0)'"
         await connection.copy_from_query(f"{table.select} WHERE {place}", output=rows.take)
         fitting = _fitting(end - first, rows, rows_max)
-        step = max(1, min(fitting, BLOCKS_GROWTH * (end - first)))
+        step = max(1, min(fitting, BLOCKS_GROWTH * (end - first), BLOCKS_AT_ONCE))
     return Chunk(
         collection=table.collection,
         snapshot=table.snapshot,

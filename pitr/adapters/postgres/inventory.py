@@ -36,8 +36,7 @@ SELECT
     r.prpubid::bigint AS publication, n.nspname AS schema, c.relname AS name,
     CASE WHEN to_jsonb(r) ->> 'prattrs' IS NOT NULL THEN
         (SELECT array_agg(a.attname::text) FROM pg_attribute a
-         WHERE a.attrelid = c.oid
-           AND a.attnum = ANY (string_to_array(to_jsonb(r) ->> 'prattrs', ' ')::int2[]))
+         WHERE a.attrelid = c.oid AND to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum))
     END AS columns,
     to_jsonb(r) ->> 'prqual' AS where
 FROM pg_publication_rel r

@@ -28,6 +28,8 @@ from pitr.domain.pgoutput.source import Schemas
 Parts = dict[str, list[Any]]
 """What belongs to one table, by the field of its document."""
 
+LOCK_WAIT_MS: Final = 2_000
+
 READS_MAX: Final = 6
 """How often documents are read until two readings agree."""
 
@@ -61,6 +63,23 @@ async def read_schemas(pool: Pool, relids: Sequence[int]) -> Schemas:
             return found
         before = found
     raise Unavailable("tables change all the time", hint="try again", tables=len(relids))
+
+
+async def read_locked(connection: Any, tables: Sequence[tuple[int, str]]) -> Schemas:
+    """Read documents in a transaction that keeps ALTER TABLE out until it ends.
+
+    Args:
+        connection: In a transaction that reads what is committed.
+        tables: The relid of each, and its name as it stands in SQL.
+
+    Raises:
+        Unavailable: Somebody holds a lock on one, or dropped it.
+    """
+    if tables:
+        names = ", ".join(name for _, name in tables)
+        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT_MS}ms'")
+        await connection.execute(f"LOCK TABLE ONLY {names} IN ACCESS SHARE MODE")
+    return await _read(connection, [relid for relid, _ in tables])
 
 
 def _is_same(before: Schemas, after: Schemas) -> bool:

@@ -56,6 +56,10 @@ class Engine:
         self._connection.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def interrupt(self) -> None:
+        """End the statement that runs in another thread; it raises there."""
+        self._connection.interrupt()
+
     def run(self, query: str) -> None:
         """Execute a statement that returns nothing."""
         with translated():

@@ -106,6 +106,10 @@ class Replay:
             self._large.close()
         self._engine.close()
 
+    def interrupt(self) -> None:
+        """End what runs in another thread; it raises there."""
+        self._engine.interrupt()
+
     def all_rows(self) -> Iterator[pa.RecordBatch]:
         """Yield every row in (collection, key) order; batches have ``CHANGE_SCHEMA``."""
         return self._rows(None)

@@ -82,6 +82,11 @@ class Assembler:
         return not self._messages and self._current is None
 
     @property
+    def transaction(self) -> Transaction | None:
+        """The transaction that is under way in the stream."""
+        return self._current
+
+    @property
     def holds_any(self) -> bool:
         """Whether messages wait to be cut."""
         return bool(self._messages)

@@ -70,7 +70,7 @@ def names_of(name: str, *, slot: str | None = None, publication: str | None = No
     names = AttachNames(
         slot=slot or f"{PREFIX}{name}", publication=publication or f"{PREFIX}{name}"
     )
-    if not _NAME.fullmatch(names.slot):
+    if not _NAME.fullmatch(names.slot) or names.slot == PREFIX:
         raise InvalidRequest(
             "a replication slot cannot have this name",
             hint="use up to 58 lower-case letters, digits and _, or name the slot yourself",

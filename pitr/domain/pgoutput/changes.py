@@ -46,7 +46,8 @@ class Changes:
     _collections: Codes = field(init=False)
     _unchanged: Codes = field(init=False)
     _widths: npt.NDArray[np.int64] = field(init=False)
-    _names: list[str] = field(default_factory=list)
+    _names: list[str] = field(default_factory=lambda: [""])
+    """The collections; the first stands for none, in slots that stay empty."""
     _unchanged_texts: list[str] = field(default_factory=list)
     _own_meta: dict[int, dict[str, Any]] = field(default_factory=dict)
     _documents: list[_Documents] = field(default_factory=list)

@@ -10,6 +10,7 @@ A message that cannot be read goes to quarantine and takes a position like a cha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +34,7 @@ from pitr.domain.pgoutput.transactions import (
 )
 from pitr.domain.pgoutput.tuples import PADDING, Mask, Places, Slices, Source
 
-RUN_MESSAGES: Final = 8192
+RUN_MESSAGES: Final = 16_384
 RUN_BYTES: Final = 4 * 1024 * 1024
 """How much is decoded at once; a single larger message makes a larger run."""
 
@@ -52,56 +53,68 @@ def decode_part(part: Part, *, position_first: int) -> Decoded:
     Each change has a position of its own, from ``position_first`` on, and so has each message that
     cannot be read. An update that moves a row to another key is two changes.
     """
-    messages, before = _after_skipped(part) if part.skip else (part.messages, part.open_before)
+    messages, before, skipped = part.messages, part.open_before, 0
+    if part.skip:
+        messages, before, skipped = _after_skipped(part)
     tables: list[pa.Table] = []
     quarantined: list[Quarantined] = []
     position = position_first
-    for payloads in _runs(messages):
-        run = _Run(payloads, part.relations, before)
+    for payloads, lengths in _runs(messages):
+        run = _Run(payloads, lengths, part.relations, before, skipped)
         decoded = run.decoded(position)
         tables.append(decoded.changes)
         quarantined += decoded.quarantined
         position += decoded.changes.num_rows + len(decoded.quarantined)
-        before = run.last
+        before, skipped = run.last, 0
     changes = pa.concat_tables(tables) if tables else DRAFT_SCHEMA.empty_table()
     return Decoded(changes=changes, quarantined=tuple(quarantined))
 
 
-def _after_skipped(part: Part) -> tuple[list[bytes], Transaction | None]:
-    """Leave out the row changes that the log has, and all that came before the last of them."""
+def _after_skipped(part: Part) -> tuple[Sequence[bytes], Transaction | None, int]:
+    """Leave out the row changes that the log has, and all that came before the last of them.
+
+    Returns:
+        What is left, the transaction that the first of it lies in, and how many tables of the
+        first are to be left out: it is a truncate then.
+    """
     left, index = part.skip, 0
-    rest: list[bytes] = []
     while left > 0 and index < len(part.messages):
         payload = part.messages[index]
         if payload[:1] in (b"I", b"U", b"D"):
             left -= 1
         elif payload[:1] == b"T":
-            relids = _truncated(payload)
-            if left < len(relids):
-                count = len(relids) - left
-                rest = [b"T" + count.to_bytes(4, "big") + payload[5:6] + payload[6 + 4 * left :]]
-            left -= len(relids)
+            count = _truncated_count(payload)
+            if left < count:
+                break
+            left -= count
         index += 1
-    before = _Run(part.messages[:index], part.relations, part.open_before).last
-    return rest + part.messages[index:], before
+    stored = part.messages[:index]
+    before = _Run(stored, _lengths(stored), part.relations, part.open_before).last
+    return part.messages[index:], before, left
 
 
-def _truncated(payload: bytes) -> tuple[int, ...]:
-    """Give the relids of a truncate; if it cannot be read it counts as one row change."""
+def _truncated_count(payload: bytes) -> int:
+    """Count the tables of a truncate; if it cannot be read it is one row change."""
     try:
-        return truncate_of(payload).relids
+        return len(truncate_of(payload).relids)
     except BadMessage:
-        return (0,)
+        return 1
 
 
-def _runs(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    first, ends = 0, np.cumsum(np.fromiter(map(len, messages), np.int64, len(messages)))
+def _runs(messages: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], Places]]:
+    """Cut messages into runs; give each with the lengths of its messages."""
+    lengths = _lengths(messages)
+    first, ends = 0, np.cumsum(lengths)
     while first < len(messages):
-        begin = ends[first - 1] if first else 0
+        begin = ends[first] - lengths[first]
         fitting = int(np.searchsorted(ends, begin + RUN_BYTES, "right"))
         end = max(min(fitting, first + RUN_MESSAGES), first + 1)
-        yield messages[first:end]
+        yield messages[first:end], lengths[first:end]
         first = end
+
+
+def _lengths(messages: Sequence[bytes]) -> Places:
+    return np.fromiter(map(len, messages), np.int64, len(messages))
 
 
 class _Run:
@@ -110,14 +123,15 @@ class _Run:
     def __init__(
         self,
         payloads: Sequence[bytes],
+        lengths: Places,
         relations: Mapping[int, Relation],
         before: Transaction | None,
+        skipped: int = 0,
     ) -> None:
         self._payloads = payloads
         self._relations = relations
         self._flaws: dict[int, Flaw] = {}
         self._truncates: dict[int, Truncate] = {}
-        lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
         shown = self._shown(lengths)
         data = b"".join([*shown, PADDING])
         self._source = Source(data)
@@ -128,6 +142,9 @@ class _Run:
         self._is_row = (kinds == INSERT) | (kinds == UPDATE) | (kinds == DELETE)
         known = (kinds == BEGIN_KIND) | (kinds == COMMIT_KIND) | (kinds == MESSAGE_KIND)
         self._read_others(np.flatnonzero(~(known | self._is_row)).tolist())
+        if skipped:
+            first = self._truncates[0]
+            self._truncates[0] = replace(first, relids=first.relids[skipped:])
         self._transactions = Transactions(
             payloads, kinds, lengths, self._source, self._starts, before
         )

@@ -133,7 +133,12 @@ def _repairs(table: SourceTable, major: int) -> tuple[Repair, ...]:
         return ()
     places: tuple[SourceTable | Leaf, ...] = (table, *_leaves(table))
     return tuple(
-        Repair(relid=place.relid, quoted=place.quoted, before=place.identity, after=after)
+        Repair(relid=place.relid, quoted=place.quoted, before=_named(place), after=after)
         for place in places
         if place.identity != after
     )
+
+
+def _named(place: SourceTable | Leaf) -> Identity:
+    """An index that is gone cannot be named again; it is as good as nothing."""
+    return "n" if place.identity == "i" and not place.identity_columns else place.identity

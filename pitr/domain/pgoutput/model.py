@@ -1,4 +1,4 @@
-"""What the parts of PostgreSQL capture hand each other: relations, transactions, parts of a stream."""
+"""What the parts of PostgreSQL capture hand each other: tables, transactions, parts."""
 
 from __future__ import annotations
 

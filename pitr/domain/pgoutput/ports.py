@@ -81,6 +81,14 @@ class Database(Protocol):
         """Return tables that are captured, all or some, by relid, as they are now."""
         ...
 
+    async def look(self, name: str) -> Mapping[int, TableSchema]:
+        """Return the tables that are captured, as they are where a message comes in the stream.
+
+        The message is of the kind ``schema`` and has ``name`` in it; nobody alters a table between
+        the reading and the message.
+        """
+        ...
+
     async def relation(self, raw: RawRelation) -> Relation:
         """Return what a relation message describes, with the form of each column."""
         ...

@@ -165,6 +165,8 @@ def _retyped(was: TableColumn, now: TableColumn, *, written: bool) -> Retyped:
 
 def _is_wider(was: TableColumn, now: TableColumn) -> bool:
     """Whether every value of the old type is written alike in the new one, unless rewritten."""
+    if (was.type_oid, was.typmod) == (now.type_oid, now.typmod):
+        return True  # only its name is another
     unlimited = now.typmod == -1
     if was.type_oid in (TEXT_OID, VARCHAR_OID) and now.type_oid in (TEXT_OID, VARCHAR_OID):
         return unlimited or -1 < was.typmod <= now.typmod
@@ -205,7 +207,7 @@ def _partitions(
 
 
 def _retold(before: tuple[UsedType, ...], after: tuple[UsedType, ...]) -> tuple[str, ...]:
-    """Name the types of which a stored value may be written otherwise now."""
+    """Name the types of which a value that was stored before may be written otherwise now."""
     now = {used.oid: used for used in after}
     pairs = ((used, now[used.oid]) for used in before if used.oid in now)
     return tuple(

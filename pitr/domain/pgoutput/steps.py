@@ -49,9 +49,7 @@ def publication_step(
     options += ["publish_via_partition_root = true"]
     options += ["publish_generated_columns = stored"] if publication.generated else []
     given = f"({', '.join(options)})"
-    changes = (f"ALTER PUBLICATION {quoted} SET {given}",)
-    if publication.tables:
-        changes += (f"ALTER PUBLICATION {quoted} SET {holds}",)
+    alter = f"ALTER PUBLICATION {quoted} SET"
     return Step(
         kind="publication",
         name=name,
@@ -62,7 +60,7 @@ def publication_step(
         ),
         wanted=publication,
         see=f"\\dRp+ {name}",
-        instead=() if publication.all_tables or publication.schemas else changes,
+        instead=(f"{alter} {given}", f"{alter} {holds}") if publication.tables else (),
     )
 
 

@@ -8,6 +8,8 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from pitr.domain.change import DOCUMENT_BYTES_MAX, KEY_BYTES_MAX
 from pitr.domain.keys import BadKey, canonical_key
 from pitr.domain.pgoutput.messages import EPOCH_US
@@ -27,10 +29,14 @@ class Lost(Exception):
 
 @dataclass
 class Naive:
-    """Changes as dicts of ``DRAFT_SCHEMA``, and (position, body, code) of what is quarantined."""
+    """Changes as dicts of ``DRAFT_SCHEMA``, and (position, body, code) of what is quarantined.
+
+    ``last`` is the transaction that the part leaves open.
+    """
 
     changes: list[dict[str, Any]] = field(default_factory=list)
     quarantined: list[tuple[int, bytes, str]] = field(default_factory=list)
+    last: Transaction | None = None
 
 
 def decode(part: Part, *, position_first: int) -> Naive:
@@ -73,6 +79,7 @@ def decode(part: Part, *, position_first: int) -> Naive:
             for change in each:
                 found.changes.append(complete(change, position, transaction))
                 position += 1
+    found.last = transaction
     return found
 
 
@@ -126,11 +133,12 @@ def hear(payload: bytes, tx: Transaction | None) -> Transaction | None:
         text = said.get(name)
         need(text is None or (isinstance(text, str) and "\0" not in text))
     meta = said.get("meta")
+    raw = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     return replace(
         tx,
         actor=said.get("actor"),
         reason=said.get("reason"),
-        meta=None if meta is None else dumps(meta),  # Tests write it this way.
+        meta=None if meta is None else bytes(raw["meta"]).decode(),
     )
 
 
@@ -179,6 +187,7 @@ def row_changes(payload: bytes, relations: dict[int, Relation]) -> list[dict[str
         new, place = read_tuple(payload, place, relation)
     need(place == len(payload))
     need(len(relation.collection.encode()) <= 512, "collection_too_long")
+    need(relation.key != (), "missing_key")
     if old and new:
         for at, value in enumerate(new):
             if value is ABSENT and not (marker == "K" and old[at] is None):
@@ -203,7 +212,6 @@ def check_utf8(value: bytes) -> None:
 
 
 def check_key(relation: Relation, values: list[Any]) -> None:
-    need(relation.key != (), "missing_key")
     by_name = dict(zip([column.name for column in relation.columns], values))
     for name in sorted(relation.key):
         need(by_name.get(name, ABSENT) is not ABSENT, "missing_key")
@@ -356,7 +364,15 @@ def read_tuple(payload: bytes, place: int, relation: Relation) -> tuple[list[Any
     return values, place
 
 
-ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+ESCAPES = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+}
 
 
 def dumps(value: Any) -> str:
