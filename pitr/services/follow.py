@@ -8,6 +8,7 @@ lane's notes in the catalog say it stands: they are stored with the changes (inv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 
@@ -15,10 +16,12 @@ import structlog
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.columnar.rows import changes_of
+from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.errors import LaneTaken, PitrError, PositionConflict
 from pitr.domain.limits import Limits
 from pitr.domain.log import Source
 from pitr.domain.pgoutput.copying import CopyState
+from pitr.domain.pgoutput.lost import SlotLost
 from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.pgoutput.ports import Cluster, Database
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
@@ -109,6 +112,9 @@ class Follower:
         except _Halted as error:
             self._say("lane_halted", str(error))
             await pause(HALTED_RETRY_S, stop)
+        except SlotLost as error:
+            self._say("slot_lost", str(error))
+            await self._note_loss(str(error))
         except (PitrError, OSError) as error:
             if not isinstance(error, PositionConflict):
                 following.problem = str(error)
@@ -117,6 +123,13 @@ class Follower:
             )
             await pause(BACKOFF_S[min(following.failures, len(BACKOFF_S) - 1)], stop)
             following.failures += 1
+
+    async def _note_loss(self, reason: str) -> None:
+        """Remember that the source has lost something, whatever it says the next time."""
+        with contextlib.suppress(PitrError):  # then it is found again
+            notes = replace(self.following.notes, lost=reason)
+            await self._lane.append(DRAFT_SCHEMA.empty_table(), notes=notes)
+            self.following.problem = reason
 
     def _say(self, event: str, problem: str) -> None:
         if self.following.problem != problem:
@@ -190,7 +203,7 @@ class Follower:
         await self._lane.open_gap(problem, collection=None, at_us=since_us)
         lsn = await self._database.make_slot()
         cluster = await self._database.cluster()
-        notes = replace(following.notes, lsn=lsn, open=None, copy=CopyState())
+        notes = replace(following.notes, lsn=lsn, open=None, copy=CopyState(), lost=None)
         await self._lane.append(emptied(schemas.values()), notes=_now_in(notes, cluster))
 
 

@@ -15,6 +15,7 @@ from pitr.domain.errors import Unavailable
 from pitr.domain.limits import Limits
 from pitr.domain.pgoutput.assembler import Assembler, Marker, Need
 from pitr.domain.pgoutput.decode import decode_part
+from pitr.domain.pgoutput.lost import SlotLost
 from pitr.domain.pgoutput.messages import relation_of
 from pitr.domain.pgoutput.model import Part, Transaction
 from pitr.domain.pgoutput.notes import Notes
@@ -63,10 +64,9 @@ class ChunkEnd:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Everything up to ``lsn`` is stored; at ``idle_us`` that was all there was."""
+    """Everything that was committed up to ``lsn`` came before this."""
 
     lsn: int
-    idle_us: int | None
 
 
 Item = DecodedPart | Steps | ChunkEnd | Idle
@@ -101,7 +101,7 @@ class StreamReader:
             bytes_max=limits.capture_bytes_max,
         )
         self._waits_since = 0.0
-        self._looks: dict[bytes, Mapping[int, TableSchema]] = {}
+        self._looks: dict[bytes, asyncio.Future[Mapping[int, TableSchema] | None]] = {}
         self._looks_due = asyncio.Event()
         self._parts: asyncio.Queue[Part | Steps | ChunkEnd | Idle] = asyncio.Queue(maxsize=1)
         self.decoded: asyncio.Queue[Item] = asyncio.Queue(maxsize=1)
@@ -112,16 +112,18 @@ class StreamReader:
 
         Raises:
             Unavailable: The source is away.
-            DataLoss: It does not go on where the log stands.
+            SlotLost: It does not go on where the log stands.
         """
         while True:
             polled = await self._stream.poll(bytes_max=POLL_BYTES, timeout_s=self._patience_s())
             for notice in polled.notices:
                 self._logger.warning("source_says", notice=notice)
+                if "publication" in notice:
+                    raise SlotLost("the source passed over changes", notice=notice)
             await self._take(polled.messages)
             await self._cut_if_due(polled)
             if polled.idle_lsn is not None and self._assembler.is_empty:
-                await self._parts.put(Idle(polled.idle_lsn, polled.idle_us))
+                await self._parts.put(Idle(polled.idle_lsn))
 
     async def decode(self) -> None:
         """Decode until cancelled."""
@@ -197,9 +199,12 @@ class StreamReader:
             self._looks_due.clear()
             number += 1
             name = f"{session}:{number}"  # nobody else's, ever
+            # Known before it is asked for: the message may come back before the answer does.
+            seen = self._looks[name.encode()] = asyncio.get_running_loop().create_future()
             try:
-                self._looks[name.encode()] = await self._database.look(name)
+                seen.set_result(await self._database.look(name))
             except Unavailable as error:
+                seen.set_result(None)
                 self._logger.warning("tables_not_seen", error=str(error))
                 self._looks_due.set()
                 await asyncio.sleep(LOOK_AGAIN_S)
@@ -212,9 +217,10 @@ class StreamReader:
         match marker.kind:
             case "copy":
                 await self._parts.put(ChunkEnd(marker.content, marker.transaction))
-            case "schema" if (found := self._looks.pop(marker.content, None)) is not None:
-                steps = schema_steps(self._schemas, found)
-                await self._put_steps(steps, commit_us=marker.transaction.commit_us)
+            case "schema" if (seen := self._looks.pop(marker.content, None)) is not None:
+                if (found := await seen) is not None:
+                    steps = schema_steps(self._schemas, found)
+                    await self._put_steps(steps, commit_us=marker.transaction.commit_us)
             case "ddl":
                 self._looks_due.set()
 

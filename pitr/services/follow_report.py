@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import structlog
@@ -18,6 +19,8 @@ from pitr.services.follow_state import Following
 
 REPORT_EVERY_S = 1.0
 LOOK_EVERY_S = 10.0
+MEASURE_MAX_S = 10.0
+"""How long to wait for the log to come as far as the WAL was, before it is measured again."""
 
 
 class FollowReports:
@@ -47,6 +50,7 @@ class FollowReports:
         """Report and watch until cancelled; a source that is away holds no report up."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report_on())
+            group.create_task(self._measure_on())
             group.create_task(self._look_on())
 
     async def _report_on(self) -> None:
@@ -66,16 +70,28 @@ class FollowReports:
         following = self._following
         rate = (following.stored - following.stored_before) / seconds
         following.stored_before = following.stored
-        idle_us = following.idle_us
+        complete_us = following.complete_us
         return LaneReport(
             lane=following.lane,
             position=following.position,
             seen_us=self._clock.now_us(),
             rate=rate,
             problem=following.problem or following.warning,
-            complete_us=None if idle_us is None else idle_us - self._limits.lateness_us,
+            complete_us=None if complete_us is None else complete_us - self._limits.lateness_us,
             lag_bytes=following.lag_bytes,
         )
+
+    async def _measure_on(self) -> None:
+        """Ask how far the source's WAL goes, again once the log has come as far."""
+        following, asked_s = self._following, 0.0
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            waits = following.lag_bytes and time.monotonic() < asked_s + MEASURE_MAX_S
+            if not following.claimed or waits:
+                continue
+            asked_s = time.monotonic()
+            with contextlib.suppress(PitrError):  # the stream says why
+                following.measured(*await self._database.wal_end())
 
     async def _look_on(self) -> None:
         while True:
@@ -89,7 +105,6 @@ class FollowReports:
         slot, following = await self._database.slot(), self._following
         if slot is None or following.notes.lsn is None:
             return
-        following.lag_bytes = max(0, slot.current_lsn - following.notes.lsn)
         before, following.warning = following.warning, slot_warning(slot)
         if following.warning is not None and before is None:
             self._logger.error("slot_in_danger", reason=following.warning)

@@ -12,8 +12,8 @@ from pitr.domain.pgoutput.notes import Notes
 class Following:
     """One lane that is ours. ``position`` and ``notes`` are what is stored.
 
-    ``idle_us``: at that time, on the source's clock, everything was stored. ``lag_bytes`` is the
-    WAL that the source has written since. ``warning`` is what may stop the lane soon.
+    Everything that was committed up to ``reached`` is stored. The source's WAL went up to
+    ``ends[0]`` at ``ends[1]``, µs on its own clock. ``warning`` is what may stop the lane soon.
     """
 
     lane: str
@@ -26,13 +26,31 @@ class Following:
     failures: int = 0
     stored: int = 0
     stored_before: int = 0
-    idle_us: int | None = None
-    lag_bytes: int | None = None
+    reached: int = 0
+    ends: tuple[int, int] | None = None
+    completed_us: int | None = None
 
     def begin(self, *, position: int, at_us: int, notes: Notes) -> None:
         """Stand where the catalog says."""
         self.position, self.at_us, self.notes = position, at_us, notes
-        self.idle_us, self.claimed = None, True
+        self.reached, self.claimed = notes.lsn or 0, True
+        self.ends = self.completed_us = None
+
+    @property
+    def complete_us(self) -> int | None:
+        """The time, on the source's clock, up to which everything is stored; None if not known."""
+        is_there = self.ends is not None and self.reached >= self.ends[0]
+        return self.ends[1] if self.ends is not None and is_there else self.completed_us
+
+    def measured(self, lsn: int, now_us: int) -> None:
+        """Note how far the source's WAL goes."""
+        self.completed_us = self.complete_us
+        self.ends = lsn, now_us
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """WAL of the source that is not in the log yet."""
+        return None if self.ends is None else max(0, self.ends[0] - self.reached)
 
     def moved(self, position_end: int, notes: Notes) -> None:
         """Note what was stored."""

@@ -17,8 +17,9 @@ from pitr.services.follow_log import LaneLog
 from pitr.services.follow_read import ChunkEnd, DecodedPart, Idle, Item, Steps
 from pitr.services.follow_state import Following
 
-HEARTBEAT_S = 10.0
-"""How often a stream without changes is noted, so that the source may forget its WAL."""
+HEARTBEAT_S = 2.0
+"""How often a stream without changes is noted, so that the source may forget its WAL, and need not
+wait for us when it is shut down."""
 
 
 class StreamStore:
@@ -60,7 +61,6 @@ class StreamStore:
 
     async def _store_part(self, item: DecodedPart) -> None:
         part, decoded = item.part, item.decoded
-        self._following.idle_us = None
         if not part.rows:
             await self._move_on(part.lsn)
             return
@@ -78,7 +78,7 @@ class StreamStore:
         """Store what became of tables; those whose rows are not known now are to be copied."""
         copy, following = self._following.notes.copy, self._following
         for step in item.steps:
-            if step.before is not None:
+            if step.before is not None and step.is_another:
                 copy = copy.without(step.before.collection)
                 self._copier.schemas.pop(step.before.collection, None)
             if step.after is not None and step.reasons:
@@ -124,13 +124,13 @@ class StreamStore:
         self._copier.decide(accepted=True)
 
     async def _note_idle(self, idle: Idle) -> None:
-        self._following.idle_us = idle.idle_us
         self._following.problem, self._following.failures = None, 0
         await self._move_on(idle.lsn)
 
     async def _move_on(self, lsn: int) -> None:
         """Note now and then how far the stream is, where it has nothing to store."""
         notes = self._following.notes
+        self._following.reached = max(self._following.reached, lsn)
         if notes.lsn is not None and lsn <= notes.lsn:
             return
         if time.monotonic() - self._noted_s < HEARTBEAT_S and notes.open is None:
@@ -145,4 +145,5 @@ class StreamStore:
         self._noted_s = time.monotonic()
         notes = self._following.notes
         if notes.lsn is not None:
+            self._following.reached = max(self._following.reached, notes.lsn)
             self._stream.confirm(notes.lsn)

@@ -135,7 +135,7 @@ async def caught_up(world: World, app: App, source: Source, *, seconds: float = 
             lanes = await world.catalog.lanes(world.log, prefix=source.lane)
             if lanes and lanes[0].state.get("lsn") and lsn_of(lanes[0].state["lsn"]) >= end:
                 tables = lanes[0].state["copy"]["tables"]
-                if {name for name, table in tables.items() if table.get("done")} == expected:
+                if {name for name, table in tables.items() if table.get("done")} >= expected:
                     return
             await asyncio.sleep(0.02)
 

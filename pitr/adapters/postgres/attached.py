@@ -16,7 +16,7 @@ from pitr.domain.errors import Unavailable
 from pitr.domain.log import Source
 from pitr.domain.pgoutput.copying import CHUNK_BYTES, Chunk, Resume
 from pitr.domain.pgoutput.messages import RawRelation
-from pitr.domain.pgoutput.model import Relation
+from pitr.domain.pgoutput.model import Relation, lsn_of
 from pitr.domain.pgoutput.ports import Cluster, Stream
 from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.pgoutput.source import SlotState
@@ -33,6 +33,13 @@ WHERE p.pubname = $1
 """Servers before 15 publish all columns, and have no ``attnames``."""
 
 _EMIT: Final = "SELECT pg_logical_emit_message(true, $1, $2::bytea)"
+
+_WAL_END: Final = """
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us,
+       (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+             ELSE pg_current_wal_flush_lsn() END)::text AS lsn
+"""
+"""The time first: what is committed after it may be in the WAL or not."""
 
 _DROP_SLOT: Final = """
 SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
@@ -68,6 +75,12 @@ class AttachedDatabase:
     async def slot(self) -> SlotState | None:
         """Return how its slot stands; None if there is none."""
         return await (await self._asked()).slot(self._source.slot)
+
+    async def wal_end(self) -> tuple[int, int]:
+        """Return how far the durable WAL goes, and the time on the source's clock, µs."""
+        async with (await self._asked()).pool.connection() as connection:
+            row = await connection.fetchrow(_WAL_END)
+        return lsn_of(row["lsn"]), row["now_us"]
 
     async def make_slot(self) -> int:
         """Make the slot anew; return the position from which it has every change.

@@ -15,9 +15,10 @@ from typing import Any, Final, Literal, Self
 import psycopg
 from psycopg.pq import ExecStatus
 
-from pitr.adapters.postgres.replication_errors import Said, SlotLost, refused
+from pitr.adapters.postgres.replication_errors import Said, refused
 from pitr.adapters.postgres.replication_session import CLOSE_TIMEOUT_S, QUIET_ROUNDS, Session
 from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
+from pitr.domain.pgoutput.lost import SlotLost
 from pitr.domain.pgoutput.model import lsn_of, lsn_text
 
 __all__ = ["STATUS_EVERY_S", "ReplicationStream", "SlotLost", "StreamPoll", "System"]

@@ -15,19 +15,14 @@ from typing import Any, Final
 from psycopg.pq import DiagnosticField
 from psycopg.pq.abc import PGresult
 
-from pitr.domain.errors import Conflict, DataLoss, InvalidRequest, PitrError, Unavailable
+from pitr.domain.errors import Conflict, InvalidRequest, PitrError, Unavailable
+from pitr.domain.pgoutput.lost import SlotLost
 
 WAL_LEVEL_HINT: Final = (
     "ALTER SYSTEM SET wal_level = 'logical' and restart the server"
     " (Amazon RDS: rds.logical_replication = 1)"
 )
 NO_SLOT_HINT: Final = "attach the database again: what happened without the slot is a gap"
-
-
-class SlotLost(DataLoss):
-    """The slot cannot go on from where we stand: changes between may be gone for good."""
-
-    code = "slot_lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

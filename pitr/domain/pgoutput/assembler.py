@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from pitr.domain.errors import DataLoss
+from pitr.domain.pgoutput.lost import SlotLost
 from pitr.domain.pgoutput.messages import begin_of, commit_of, message_of, truncate_of
 from pitr.domain.pgoutput.model import Part, Relation, Transaction
 from pitr.domain.pgoutput.reasons import REASON_PREFIX, with_reason
@@ -106,7 +106,7 @@ class Assembler:
             What has to happen, and how many of ``payloads`` are taken in.
 
         Raises:
-            DataLoss: The stream does not go on where the log stands.
+            SlotLost: The stream does not go on where the log stands.
         """
         for index in range(start, len(payloads)):
             payload = payloads[index]
@@ -182,7 +182,7 @@ class Assembler:
             self._add(payload)
             return
         if resumed.lsn != self._current.lsn:
-            raise DataLoss(
+            raise SlotLost(
                 "the source does not send the rest of a transaction",
                 tx=resumed.tx,
                 sent=self._current.tx,

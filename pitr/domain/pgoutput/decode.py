@@ -218,7 +218,7 @@ class _Run:
         written = changes.write(slices, literals)
         if found := written.flaws():
             flaws: dict[int, Flaw] = {}
-            for slot, flaw in found.items():
+            for slot, flaw in sorted(found.items()):
                 flaws.setdefault(int(of_slot[slot]), flaw)
             raise Flawed(flaws)
         lost |= {int(firsts[index]): flaw for index, flaw in self._flaws.items()}

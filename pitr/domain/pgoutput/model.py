@@ -22,6 +22,8 @@ SESSION: Final = {
     "bytea_output": "hex",
     "lc_monetary": "C",
     "xmloption": "content",
+    "search_path": "pg_catalog",
+    "quote_all_identifiers": "off",
 }
 """The settings that decide how values are written; every session that reads rows pins them."""
 

@@ -16,7 +16,7 @@ class Notes:
 
     ``lsn`` is the end of the last transaction that is stored whole; None before the first start.
     ``open`` is the transaction of which a piece is stored. ``system`` and ``timeline`` say which
-    cluster it was.
+    cluster it was. ``lost`` is why it cannot go on from there: a gap, until all is read anew.
     """
 
     lsn: int | None = None
@@ -24,6 +24,7 @@ class Notes:
     copy: CopyState = field(default_factory=CopyState)
     system: str | None = None
     timeline: int | None = None
+    lost: str | None = None
 
     @classmethod
     def of_json(cls, state: Mapping[str, Any]) -> Notes:
@@ -35,6 +36,7 @@ class Notes:
             copy=CopyState.of_json(state.get("copy")),
             system=state.get("system"),
             timeline=state.get("timeline"),
+            lost=state.get("lost"),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -46,4 +48,5 @@ class Notes:
             "copy": self.copy.as_json(),
             "system": self.system,
             "timeline": self.timeline,
+            "lost": self.lost,
         }

@@ -37,8 +37,6 @@ class Polled(Protocol):
     @property
     def idle_lsn(self) -> int | None: ...
     @property
-    def idle_us(self) -> int | None: ...
-    @property
     def notices(self) -> tuple[str, ...]: ...
 
 
@@ -63,6 +61,10 @@ class Database(Protocol):
 
     async def slot(self) -> SlotState | None:
         """Return how its slot stands; None if there is none."""
+        ...
+
+    async def wal_end(self) -> tuple[int, int]:
+        """Return how far the durable WAL goes, and the time on the source's clock, µs."""
         ...
 
     async def make_slot(self) -> int:

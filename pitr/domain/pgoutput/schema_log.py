@@ -37,6 +37,11 @@ class SchemaStep:
     empties: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
 
+    @property
+    def is_another(self) -> bool:
+        """Whether the rows that were known are not those of the table that is."""
+        return self.after is None or bool(self.reasons)
+
 
 def schema_step(before: TableSchema | None, after: TableSchema) -> SchemaStep | None:
     """Compare what is known of a table with what it is; None if nothing became of it."""

@@ -10,6 +10,8 @@ from pitr.domain.pgoutput.source import SlotState
 
 def standing_problem(notes: Notes, cluster: Cluster, slot: SlotState | None) -> str | None:
     """Return why changes may be missing, or be other ones by now; None if all is well."""
+    if notes.lost is not None:
+        return notes.lost
     if slot is None:
         return "the replication slot is gone"
     if slot.is_lost:

@@ -221,27 +221,25 @@ def check_key(relation: Relation, values: list[Any]) -> None:
 def written(
     kind: str, marker: str, relation: Relation, old: list[Any], new: list[Any]
 ) -> list[dict[str, Any]]:
-    start = {"collection": relation.collection}
-    before = {"before": document(relation.columns, old)} if marker == "O" else {}
-    after = {"after": document(relation.columns, new)}
     absent = [column.name for column, value in zip(relation.columns, new) if value is ABSENT]
-    unknown = {"own_meta": {"pitr": {"unknown": absent}}} if absent else {}
-    # The order in which flaws of keys are found does not matter: they have one code or none.
-    new_key = key_of(relation, new) if new else ""
+
+    def change(op: str, key: list[Any], **documents: list[Any]) -> dict[str, Any]:
+        found = {"collection": relation.collection, "op": op, "key": checked_key(relation, key)}
+        found |= {name: document(relation.columns, values) for name, values in documents.items()}
+        if op == "create" and absent:
+            found["own_meta"] = {"pitr": {"unknown": absent}}
+        if op == "patch":
+            found["unchanged"] = dumps(absent)
+        return found
+
+    before = {"before": old} if marker == "O" else {}
     if kind == "I":
-        return [start | {"op": "create", "key": new_key} | after | unknown]
-    old_key = key_of(relation, old) if old else new_key
+        return [change("create", new, after=new)]
     if kind == "D":
-        return [start | {"op": "delete", "key": old_key} | before]
-    if old_key != new_key:
-        return [
-            start | {"op": "delete", "key": old_key} | before,
-            start | {"op": "create", "key": new_key} | after | unknown,
-        ]
-    if absent:
-        after |= {"unchanged": dumps(absent)}
-    op = "patch" if absent else "update"
-    return [start | {"op": op, "key": new_key} | after | before]
+        return [change("delete", old, **before)]
+    if old and key_of(relation, old) != key_of(relation, new):
+        return [change("delete", old, **before), change("create", new, after=new)]
+    return [change("patch" if absent else "update", new, after=new, **before)]
 
 
 def key_of(relation: Relation, values: list[Any]) -> str:
@@ -251,7 +249,11 @@ def key_of(relation: Relation, values: list[Any]) -> str:
         if column.name in relation.key
     ]
     pairs.sort(key=lambda pair: pair[0].name)
-    text = "{" + ",".join(member(column, value) for column, value in pairs) + "}"
+    return "{" + ",".join(member(column, value) for column, value in pairs) + "}"
+
+
+def checked_key(relation: Relation, values: list[Any]) -> str:
+    text = key_of(relation, values)
     try:
         key = canonical_key(text.encode())
     except BadKey as error:
