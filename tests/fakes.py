@@ -13,6 +13,7 @@ import pyarrow as pa
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.errors import Conflict, DataLoss, InvalidRequest, NotFound
 from pitr.domain.manifest import ObjectRef
+from pitr.domain.pgoutput.schema import TableSchema
 
 
 class MemoryStore:
@@ -84,7 +85,9 @@ class FakeState:
         *,
         batch_rows: int = 3,
         fail_after: int | None = None,
+        schemas: Mapping[str, TableSchema] | None = None,
     ) -> None:
+        self.schemas = schemas or {}
         self._rows = {
             name: [(_text(key), _text(document)) for key, document in rows]
             for name, rows in sorted(collections.items())

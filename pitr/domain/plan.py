@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from pitr.domain.errors import DataLoss
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.target import Cut
+
+OWN_PREFIX: Final = "pitr."
+"""Of collections that are the log's own, like the schemas of captured tables: no app's rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,20 @@ class Reads:
     def has_truncates(self) -> bool:
         """Whether any segment holds a truncate."""
         return any("truncate" in ops for ref in self.segments for ops in ref.ops.values())
+
+
+def is_own(collection: str) -> bool:
+    """Tell whether a collection is the log's own: it is restored only if it is asked for."""
+    return collection.startswith(OWN_PREFIX)
+
+
+def chosen(known: Iterable[str], asked: frozenset[str] | None) -> frozenset[str] | None:
+    """Say which collections are restored if these were asked for; None is all, in both places."""
+    if asked is not None:
+        return asked
+    names = frozenset(known)
+    apps = frozenset(name for name in names if not is_own(name))
+    return None if apps == names else apps
 
 
 def plan_reads(

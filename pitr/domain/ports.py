@@ -12,6 +12,7 @@ import pyarrow as pa
 from pitr.domain.batch import Decoded
 from pitr.domain.formats import Format
 from pitr.domain.manifest import ObjectRef
+from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.records import Peeked, Reading, Records
 
 Progress = Callable[[int], None]
@@ -173,6 +174,9 @@ class RestorableState(Protocol):
 
     counts: Mapping[str, int]
     """Living rows by collection, names sorted; collections that exist but are empty count 0."""
+
+    schemas: Mapping[str, TableSchema]
+    """What tables were at the moment, by collection: those of an attached database."""
 
     def rows(self, collection: str, *, documents_only: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield the collection's rows in key order; batches have ``CHANGE_SCHEMA``.

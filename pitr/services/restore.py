@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from pitr.domain.catalog import Catalog
+from pitr.domain.columnar.rows import changes_of
 from pitr.domain.errors import Conflict, NotFound, PitrError
-from pitr.domain.log import LogView
-from pitr.domain.plan import Reads
+from pitr.domain.log import Gap, LogView
+from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
+from pitr.domain.pgoutput.schema_log import SCHEMAS
+from pitr.domain.plan import Reads, chosen, is_own
 from pitr.domain.ports import Clock, Progress, Sink, SinkReport
 from pitr.domain.target import Resolution
 from pitr.domain.times import rfc3339
 from pitr.services.archive import Archive
 from pitr.services.resolve import Resolver
 
+LANE_PREFIX: Final = "postgres:"
+"""Of lanes that attached databases come by; no other says what a table was."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreRequest:
-    """What to restore. ``collections`` None is all; ``keys`` are (collection, canonical key)."""
+    """What to restore; ``keys`` are (collection, canonical key).
+
+    ``collections`` None is all but the log's own, which are restored only if they are named.
+    """
 
     log: str
     target: str
@@ -32,12 +42,18 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
-    """A restore as it will run: the resolved target and what is read for it."""
+    """A restore as it will run: the resolved target and what is read for it.
+
+    ``resolution`` has only those gaps that lie in what is restored. ``collections`` None is all
+    there are; ``schemas`` are the tables of an attached database as they were, by collection.
+    """
 
     request: RestoreRequest
     resolution: Resolution
     reads: Reads
     view: LogView
+    collections: frozenset[str] | None = None
+    schemas: Mapping[str, TableSchema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +98,11 @@ class Restorer:
             NotFound: A collection or the target does not exist.
         """
         view = await self._archive.view(request.log)
-        resolution = await self._resolver.resolve(view, request.target)
+        known = known_collections(view)
+        wanted = chosen(known, _asked(request))
+        _check_known(known, wanted)
+        found = await self._resolver.resolve(view, request.target)
+        resolution = replace(found, gaps=_gaps_in(found, wanted))
         if resolution.gaps and not request.accept_gaps:
             raise Conflict(
                 "the log has a known gap before the target",
@@ -90,10 +110,30 @@ class Restorer:
                 gaps=len(resolution.gaps),
                 lane=resolution.gaps[0].lane,
             )
-        wanted = _wanted(request)
-        _check_known(view, wanted)
         reads = self._archive.reads(view, resolution.cut, torn=resolution.torn, collections=wanted)
-        return RestorePlan(request=request, resolution=resolution, reads=reads, view=view)
+        return RestorePlan(
+            request=request,
+            resolution=resolution,
+            reads=reads,
+            view=view,
+            collections=wanted,
+            schemas=await self._schemas(view, resolution) if SCHEMAS in known else {},
+        )
+
+    async def _schemas(self, view: LogView, resolution: Resolution) -> dict[str, TableSchema]:
+        """Read what the tables of attached databases were.
+
+        Raises:
+            DataLoss: An object, or a table's document, is missing or damaged.
+        """
+        own = frozenset((SCHEMAS,))
+        reads = self._archive.reads(view, resolution.cut, torn=resolution.torn, collections=own)
+        async with self._archive.state(view, reads, collections=own) as state:
+            batches = await asyncio.to_thread(list, state.rows(SCHEMAS))
+        found = (change for batch in batches for change in changes_of(batch))
+        documents = (each.after for each in found if each.lane.startswith(LANE_PREFIX))
+        schemas = (schema_from_body(body) for body in documents if body is not None)
+        return {schema.collection: schema for schema in schemas}
 
     async def restore(
         self, plan: RestorePlan, sink: Sink, *, progress: Progress = lambda _: None
@@ -108,8 +148,9 @@ class Restorer:
         await self._begin(plan, operation_id, started_us)
         try:
             async with self._archive.state(
-                plan.view, plan.reads, collections=_wanted(plan.request), keys=plan.request.keys
+                plan.view, plan.reads, collections=plan.collections, keys=plan.request.keys
             ) as state:
+                state.schemas = plan.schemas
                 report = await sink.write(state, progress=progress)
         except BaseException as error:
             detail = {"error": getattr(error, "code", type(error).__name__), "why": str(error)}
@@ -158,10 +199,19 @@ class Restorer:
         return True
 
 
-def _wanted(request: RestoreRequest) -> frozenset[str] | None:
+def _asked(request: RestoreRequest) -> frozenset[str] | None:
     if request.keys is not None:
         return frozenset(collection for collection, _ in request.keys)
     return request.collections
+
+
+def _gaps_in(resolution: Resolution, collections: frozenset[str] | None) -> tuple[Gap, ...]:
+    """The gaps that touch some of these collections."""
+    return tuple(
+        gap
+        for gap in resolution.gaps
+        if gap.collection is None or collections is None or gap.collection in collections
+    )
 
 
 def known_collections(view: LogView) -> set[str]:
@@ -171,11 +221,12 @@ def known_collections(view: LogView) -> set[str]:
     return named | parts | set(view.tail.column("collection").unique().to_pylist())
 
 
-def _check_known(view: LogView, wanted: frozenset[str] | None) -> None:
-    unknown = sorted((wanted or frozenset()) - known_collections(view))
+def _check_known(known: set[str], wanted: frozenset[str] | None) -> None:
+    unknown = sorted((wanted or frozenset()) - known)
     if unknown:
+        apps = sorted(name for name in known if not is_own(name))
         raise NotFound(
             "the log has no such collection",
-            hint=f"it has: {', '.join(sorted(known_collections(view))) or 'none'}",
+            hint=f"it has: {', '.join(apps) or 'none'}",
             collection=unknown[0],
         )

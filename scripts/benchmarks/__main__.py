@@ -11,10 +11,19 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.benchmarks import capture_kafka, history, ingest, replay, restore_postgres, storage
+from scripts.benchmarks import (
+    capture_kafka,
+    capture_postgres,
+    history,
+    ingest,
+    replay,
+    restore_postgres,
+    storage,
+)
 
 BENCHES = {
     "capture-kafka": (capture_kafka.run, 1_000_000),
+    "capture-postgres": (capture_postgres.run, 500_000),
     "ingest": (ingest.run, 2_000_000),
     "replay": (replay.run, 10_000_000),
     "restore-postgres": (restore_postgres.run, 2_000_000),
@@ -29,9 +38,13 @@ def main() -> int:
     parser.add_argument("name", choices=sorted(BENCHES))
     parser.add_argument("--changes", type=int, help="changes in the log")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--huge", action="store_true", help="capture-postgres: a transaction of 5,000,000 rows, too"
+    )
     given = parser.parse_args()
     run, changes = BENCHES[given.name]
-    figures = uvloop.run(run(given.changes or changes))
+    options = {"huge": True} if given.huge else {}
+    figures = uvloop.run(run(given.changes or changes, **options))
     if given.json:
         print(orjson.dumps(figures).decode())
     else:

@@ -319,8 +319,8 @@ async def commit_that_waits(url: str, *statements: str) -> AsyncIterator[None]:
         try:
             await operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
             await operator.execute("SELECT pg_reload_conf()")
-            while await writer.fetchval("SHOW synchronous_standby_names") != "nobody":
-                await asyncio.sleep(0.01)
+            while not await commits_wait(url):
+                pass
             pid = writer.get_server_pid()
             group.create_task(writer.execute(";".join(["BEGIN", *statements, "COMMIT"])))
             waits = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1"
@@ -330,6 +330,17 @@ async def commit_that_waits(url: str, *statements: str) -> AsyncIterator[None]:
         finally:
             await operator.execute("ALTER SYSTEM RESET synchronous_standby_names")
             await operator.execute("SELECT pg_reload_conf()")
+
+
+async def commits_wait(url: str) -> bool:
+    """Tell whether the server has taken notice of its settings, by trying."""
+    async with connected(url) as connection:
+        try:
+            async with asyncio.timeout(0.1):
+                await connection.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+        except TimeoutError:
+            return True
+        return False
 
 
 async def copy_all(copied: Copier) -> None:

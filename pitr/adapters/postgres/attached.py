@@ -14,7 +14,7 @@ from pitr.adapters.postgres.schemas import read_locked
 from pitr.adapters.postgres.source import SourceDatabase
 from pitr.domain.errors import Unavailable
 from pitr.domain.log import Source
-from pitr.domain.pgoutput.copying import CHUNK_BYTES, Chunk, Resume
+from pitr.domain.pgoutput.copying import Chunk, Resume
 from pitr.domain.pgoutput.messages import RawRelation
 from pitr.domain.pgoutput.model import Relation, lsn_of
 from pitr.domain.pgoutput.ports import Cluster, Stream
@@ -148,9 +148,7 @@ class AttachedDatabase:
     async def chunk(self, relation: Relation, *, after: Resume | None, rows_max: int) -> Chunk:
         """Read the next rows of a table with a snapshot of their own."""
         async with (await self._asked()).pool.connection() as connection:
-            return await read_chunk(
-                connection, relation, after=after, rows_max=rows_max, bytes_max=CHUNK_BYTES
-            )
+            return await read_chunk(connection, relation, after=after, rows_max=rows_max)
 
     async def new_xid(self) -> int:
         """Give out a transaction number, lower 32 bits."""

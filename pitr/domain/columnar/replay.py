@@ -26,6 +26,7 @@ from pitr.domain.columnar.large import LARGE_BYTES, LargeDocuments, longest_docu
 from pitr.domain.columnar.ranges import Range, sorting_ranges
 from pitr.domain.columnar.rows import empty_table
 from pitr.domain.columnar.spool import Spool
+from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.target import Cut
 
 SORT_SHARE: Final = 4
@@ -76,6 +77,7 @@ class Replay:
     def __init__(
         self, given: ReplayInput, *, memory_bytes: int, spill_folder: Path, threads: int
     ) -> None:
+        self.schemas: Mapping[str, TableSchema] = {}
         self._given = given
         self._engine = Engine(memory_bytes=memory_bytes, spill_folder=spill_folder, threads=threads)
         self._large: LargeDocuments | None = None

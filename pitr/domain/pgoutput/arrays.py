@@ -19,6 +19,9 @@ NUMBER: Final = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 NUMBERS: Final = rf"^\{{(?:(?:{NUMBER}|NULL)(?:,(?:{NUMBER}|NULL))*)?\}}$"
 """An array of numbers with one dimension; ``numbers_as_json`` makes JSON of it."""
 
+DIMENSIONS_MAX: Final = 6
+"""PostgreSQL's arrays have no more."""
+
 _AS_JSON: Final = bytes.maketrans(b"{}", b"[]")
 
 _TOKEN: Final = re.compile(
@@ -71,6 +74,8 @@ def _elements(literal: str, element: Form) -> bytes | None:
             if value_before or (mark is None and depth == 0):
                 return None
             depth += mark is not None
+            if depth > DIMENSIONS_MAX:
+                return None
             value_before = mark is None
             out.append(b"[" if mark else _element(token, element))
         elif mark == ",":

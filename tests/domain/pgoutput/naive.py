@@ -304,8 +304,10 @@ def array_json(items: list[Any], element: Form) -> str:
     return "[" + ",".join(texts) + "]"
 
 
-def array_items(text: str, place: int) -> tuple[list[Any], int]:
+def array_items(text: str, place: int, depth: int = 1) -> tuple[list[Any], int]:
     """Read from a brace to the one that closes it."""
+    if depth > 6:
+        raise ValueError("more dimensions than PostgreSQL has")
     items: list[Any] = []
     place += 1
     if text[place : place + 1] == "}":
@@ -313,7 +315,7 @@ def array_items(text: str, place: int) -> tuple[list[Any], int]:
     while True:
         first = text[place : place + 1]
         if first == "{":
-            item, place = array_items(text, place)
+            item, place = array_items(text, place, depth + 1)
         elif first == '"':
             item, place = quoted_item(text, place + 1)
         else:

@@ -30,6 +30,7 @@ from pitr.adapters.sinks.postgres.values import (
 
 NULL: Final = "\\N"
 _SPECIAL: Final = ("\\", "\n", "\r", "\t")
+_INTEGERS: Final = frozenset(("int2", "int4", "int8", "oid"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def _booleans(_column: Column, values: Sequence[bool | None]) -> list[str]:
 @lru_cache(maxsize=1024)
 def _numbers_pattern(base: str, scale: int | None) -> re.Pattern[str]:
     """Lines of numbers that need no closer look, bare or in quotes, or null."""
-    digits = {"int2": "", "int4": "", "int8": ""}.get(base, r"(?:\.\d*)?(?:[eE][+-]?\d+)?")
+    digits = "" if base in _INTEGERS else r"(?:\.\d*)?(?:[eE][+-]?\d+)?"
     if scale is not None:
         digits = rf"(?:\.\d{{0,{scale}}})?" if scale > 0 else ""
     number = rf"-?\d+{digits}"
@@ -144,18 +145,21 @@ def _by_value(column: Column, values: Sequence[msgspec.Raw]) -> list[str]:
     return _all_escaped([text_of(column, bytes(value)) for value in values])
 
 
-_ABSENT: Final = msgspec.Raw(b"null")
-_NUMBER: Final = Fast(msgspec.Raw, _ABSENT, _numbers)
+ABSENT: Final = msgspec.Raw(b"null")
+"""What stands for a member that is not there; ``is`` tells it from a null."""
+
+_NUMBER: Final = Fast(msgspec.Raw, ABSENT, _numbers)
 _PLAIN: Final = Fast(str | None, None, _strings)
-_JSON: Final = Fast(msgspec.Raw, _ABSENT, _json)
+_JSON: Final = Fast(msgspec.Raw, ABSENT, _json)
 _ZONED: Final = Fast(str | None, None, _moments)
 _MOMENT: Final = Fast(str | int | None, None, _moments)
-_BY_VALUE: Final = Fast(msgspec.Raw, _ABSENT, _by_value)
+_BY_VALUE: Final = Fast(msgspec.Raw, ABSENT, _by_value)
 
 _FAST: Final = {
     "int2": _NUMBER,
     "int4": _NUMBER,
     "int8": _NUMBER,
+    "oid": _NUMBER,
     "bool": Fast(bool | None, None, _booleans),
     "numeric": _NUMBER,
     "float4": _NUMBER,

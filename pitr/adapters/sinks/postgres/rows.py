@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from pitr.adapters.sinks.postgres.fast import NULL, Fast, escaped, fast_for
+from pitr.adapters.sinks.postgres.fast import ABSENT, NULL, Fast, escaped, fast_for
 from pitr.adapters.sinks.postgres.tables import Column, Table
 from pitr.adapters.sinks.postgres.values import Unfit, text_of
 from pitr.domain.documents import is_object, members
@@ -38,16 +38,26 @@ class Lines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Usual:
-    """How the usual document is read: by a type with a field for each of ``columns``."""
+    """How the usual document is read: by a type with a field for each of ``columns``.
+
+    Then come fields that are not written: those of ``gone`` are last. ``nulls`` are columns that
+    no document has.
+    """
 
     decode: Callable[[str], Any]
     columns: tuple[Column, ...]
-    names: tuple[str, ...]
+    nulls: tuple[str, ...]
+    gone: tuple[str, ...]
     fast: tuple[Fast, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are written."""
+        return (*(column.name for column in self.columns), *self.nulls)
 
     def body(self, rows: list[tuple[Any, ...]]) -> bytes | None:
         """Join the columns' texts to lines; None if a value needs a closer look."""
-        values = zip(*rows, strict=True)  # the generated columns come last and are left over
+        values = zip(*rows, strict=True)
         try:
             columns = [
                 fast.texts(column, found)
@@ -56,20 +66,44 @@ class _Usual:
         except Unfit:
             return None
         lines = map("\t".join, zip(*columns, strict=True))
-        return "".join([f"{line}\n" for line in lines]).encode()
+        end = f"\t{NULL}" * len(self.nulls) + "\n"
+        return "".join([f"{line}{end}" for line in lines]).encode()
+
+    def left_out(self, rows: list[tuple[Any, ...]]) -> set[str]:
+        """Name those of ``gone`` that the documents have."""
+        first = -len(self.gone)
+        return {
+            name
+            for place, name in enumerate(self.gone, first)
+            if any(row[place] is not ABSENT for row in rows)
+        }
 
 
 class RowEncoder:
-    """Encodes the rows of one collection for one table."""
+    """Encodes the rows of one collection for one table.
+
+    ``left_out`` are members that were no columns any more at the moment of the rows: documents
+    that are older have them.
+    """
 
     def __init__(self, collection: str, table: Table, *, drop_unknown: bool) -> None:
         self._collection = collection
         self._drop_unknown = drop_unknown
         self._table = table
-        self._columns = tuple(column for column in table.columns if not column.generated)
+        schema = table.schema
+        self._then = frozenset(each.name for each in schema.columns) if schema else None
+        self._gone = schema.former if schema else ()
+        plain = [column for column in table.columns if not column.generated]
+        self._columns = tuple(sorted(plain, key=self._is_later))
         self._known = frozenset(column.name for column in table.columns)
+        self.left_out: set[str] = set()
         self._usual: _Usual | None = None
         self._usual_made = False
+
+    def _is_later(self, column: Column) -> bool:
+        """Tell whether the rows' own table did not have the column: whatever a member of that
+        name is, it is not the column's."""
+        return self._then is not None and column.name not in self._then
 
     def encoded(self, part: pa.RecordBatch) -> Iterator[Lines]:
         """Encode a slice; rows that leave other columns to their defaults come apart.
@@ -87,6 +121,7 @@ class RowEncoder:
             if body is not None:
                 odd, left_out = apart, frozenset(apart)
                 usual = [key for index, key in enumerate(keys) if index not in left_out]
+                self.left_out |= self._usual.left_out(rows)
                 yield Lines(columns=self._usual.names, body=body, keys=usual)
         if odd:
             yield from self._odd_lines([(keys[index], documents[index].encode()) for index in odd])
@@ -117,6 +152,9 @@ class RowEncoder:
         if not is_object(document):
             raise self._unfit("the document is no object", key)
         found = members(document)
+        if self._then is not None and (gone := found.keys() - self._then):
+            self.left_out |= gone
+            found = {name: value for name, value in found.items() if name not in gone}
         unknown = sorted(found.keys() - self._known)
         if unknown and not self._drop_unknown:
             raise self._unfit(
@@ -152,9 +190,16 @@ class RowEncoder:
         strangers = sorted(must - self._known)
         if strangers and not self._drop_unknown:
             raise self._unfit(_KEY_UNKNOWN, key, hint=_HINT, members=strangers)
-        absent = self._filling_themselves(documents) - must
+        later = {column.name for column in self._columns if self._is_later(column)}
+        absent = (self._filling_themselves(documents) - must) | later
         columns = tuple(column for column in self._columns if column.name not in absent)
-        generated = [column for column in self._table.columns if column.generated]
+        if not columns:
+            return
+        generated = [
+            column
+            for column in self._table.columns
+            if column.generated and column.name not in self._gone
+        ]
         fields, names = [], {}
         for number, column in enumerate([*columns, *generated]):
             fast = fast_for(column)
@@ -162,6 +207,9 @@ class RowEncoder:
             field = (f"c{number}", fast.type)
             fields.append(field if required else (*field, fast.absent))
             names[f"c{number}"] = column.name
+        for number, name in enumerate(self._gone, len(fields)):
+            fields.append((f"c{number}", msgspec.Raw, ABSENT))
+            names[f"c{number}"] = name
         strict = not self._drop_unknown
         try:
             row = msgspec.defstruct(
@@ -172,7 +220,8 @@ class RowEncoder:
         self._usual = _Usual(
             decode=msgspec.json.Decoder(row).decode,
             columns=columns,
-            names=tuple(column.name for column in columns),
+            nulls=tuple(each.name for each in self._columns if _is_null(each, later)),
+            gone=self._gone,
             fast=tuple(map(fast_for, columns)),
         )
 
@@ -185,6 +234,10 @@ class RowEncoder:
             body = document.encode()
             filling -= members(body).keys() if is_object(body) else set()
         return filling
+
+
+def _is_null(column: Column, later: set[str]) -> bool:
+    return column.name in later and not column.fills_itself
 
 
 def _decoded(

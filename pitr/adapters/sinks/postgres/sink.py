@@ -75,7 +75,7 @@ class PostgresSink:
             Conflict: Rows refer to rows that are not there.
             Unavailable: The database did not answer, or a table is locked by somebody else.
         """
-        names = table_names(state.counts, self._names)
+        names = table_names(state.counts, self._names, state.schemas)
         async with connected(self._url) as connection:
             with translated():
                 transaction = connection.transaction()
@@ -126,7 +126,10 @@ class _Restore:
         for collection, name in sorted(names.items()):
             if name in found:
                 self.tables[collection] = await described(
-                    self.connection, found[name], json_strings=json_strings
+                    self.connection,
+                    found[name],
+                    json_strings=json_strings,
+                    schema=self.state.schemas.get(collection),
                 )
 
     def check_empty(self, *, force: bool) -> None:
@@ -148,9 +151,10 @@ class _Restore:
         for oid in parents_first(by_oid, self.foreign_keys):
             collection = by_oid[oid]
             rows = self.state.rows(collection, documents_only=True)
-            self.rows[collection] = await self.loader.fill(
+            self.rows[collection], notes = await self.loader.fill(
                 collection, self.tables[collection], rows
             )
+            self.notes += notes
         for collection in missing:
             await self._make(collection, names[collection])
         # Only now is everything there that a row may refer to. Sequences go last: they are not
@@ -183,13 +187,17 @@ class _Restore:
                 )
 
     async def _make(self, collection: str, name: TableName) -> None:
-        if self.state.counts[collection] == 0:
+        schema = self.state.schemas.get(collection)
+        rows = self.state.rows(collection, documents_only=True)
+        if schema is not None:
+            made = await self.loader.make_as_it_was(collection, schema, name, rows)
+        elif self.state.counts[collection]:
+            made = await self.loader.make(collection, name, rows)
+        else:
             self.rows[collection] = 0
             self.notes.append(f"{collection}: no rows, and no table that would say its columns")
             return
-        rows = self.state.rows(collection, documents_only=True)
-        table, self.rows[collection], notes = await self.loader.make(collection, name, rows)
-        self.tables[collection] = table
+        self.tables[collection], self.rows[collection], notes = made
         self.notes += notes
 
     async def _check(self) -> None:

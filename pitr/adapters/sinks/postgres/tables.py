@@ -9,6 +9,7 @@ from typing import Final, Literal
 import asyncpg
 
 from pitr.domain.errors import InvalidRequest
+from pitr.domain.pgoutput.schema import TableSchema
 
 IDENTIFIER_BYTES_MAX: Final = 63
 """Longest name that PostgreSQL keeps whole; it cuts longer ones without an error."""
@@ -53,20 +54,30 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table that exists."""
+    """A table that exists.
+
+    ``schema`` is what the rows' own table was at their moment, None where that is not known.
+    """
 
     name: TableName
     oid: int
     columns: tuple[Column, ...] = ()
     has_rows: bool = False
+    schema: TableSchema | None = None
 
 
-def table_name(collection: str, names: Mapping[str, str]) -> TableName:
-    """Say where a collection goes: ``schema.table``, or ``table`` in ``public``.
+def table_name(
+    collection: str, names: Mapping[str, str], schema: TableSchema | None = None
+) -> TableName:
+    """Say where a collection goes: to the table that it came from, if that is known.
+
+    Otherwise its name says it: ``schema.table``, or ``table`` in ``public``.
 
     Raises:
         InvalidRequest: The name has more than two parts, an empty or a too long one.
     """
+    if schema is not None and collection not in names:
+        return TableName(schema.schema, schema.name)
     parts = names.get(collection, collection).split(".")
     parts = parts if len(parts) > 1 else ["public", *parts]
     if len(parts) != 2 or not all(0 < len(part.encode()) <= IDENTIFIER_BYTES_MAX for part in parts):
@@ -78,13 +89,18 @@ def table_name(collection: str, names: Mapping[str, str]) -> TableName:
     return TableName(*parts)
 
 
-def table_names(collections: Iterable[str], names: Mapping[str, str]) -> dict[str, TableName]:
+def table_names(
+    collections: Iterable[str],
+    names: Mapping[str, str],
+    schemas: Mapping[str, TableSchema] | None = None,
+) -> dict[str, TableName]:
     """Say where each collection goes.
 
     Raises:
         InvalidRequest: Two go to the same table, or one has no possible table.
     """
-    found = {collection: table_name(collection, names) for collection in collections}
+    known = schemas or {}
+    found = {each: table_name(each, names, known.get(each)) for each in collections}
     taken: dict[TableName, str] = {}
     for collection, name in found.items():
         other = taken.setdefault(name, collection)
@@ -159,10 +175,22 @@ ORDER BY a.attnum
 
 
 async def described(
-    connection: asyncpg.Connection, table: Table, *, json_strings: JsonStrings
+    connection: asyncpg.Connection,
+    table: Table,
+    *,
+    json_strings: JsonStrings,
+    schema: TableSchema | None = None,
 ) -> Table:
     """Add the columns, and whether there are rows; lock the table first."""
     rows = await connection.fetch(_COLUMNS, table.oid)
+    if schema is not None and json_strings == "auto":
+        json_strings = "text"  # its JSON is captured as text
     columns = tuple(Column(**dict(row), json_strings=json_strings) for row in rows)
+    if schema is not None:
+        nullable = {column.name for column in schema.columns if not column.not_null}
+        columns = tuple(
+            replace(column, fills_itself=column.fills_itself and column.name not in nullable)
+            for column in columns
+        )
     has_rows = await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table.name.quoted})")
-    return replace(table, columns=columns, has_rows=has_rows)
+    return replace(table, columns=columns, has_rows=has_rows, schema=schema)

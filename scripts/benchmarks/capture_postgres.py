@@ -1,0 +1,460 @@
+"""capture-postgres: changes of an attached database to the durable log, over pg_recvlogical.
+
+``pg_recvlogical`` throws away what a slot sends; pitr stores what a slot at the same position
+sends. Beside it: how long a small transaction takes into the log, what a capture costs pgbench on
+the source, and with ``--huge`` the memory that one transaction of 5,000,000 rows takes.
+
+Run as a module it is the process of its own that captures for the last two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import psutil
+import uvloop
+
+from pitr.app import App, open_app
+from pitr.domain.log import LaneState, Source
+from pitr.domain.pgoutput.model import lsn_of
+from pitr.faces.event_log import configure_logging
+from pitr.faces.follow import following
+from pitr.faces.upkeep import upkeep
+from pitr.services.follow import Follower
+from pitr.settings import load_settings
+from scripts.benchmarks.bench import LOG, Stopwatch, rate, say
+from tests.postgres import servers
+
+ROUNDS = 3
+SMALL_COUNT = 100
+SCALE, CLIENTS, PGBENCH_S, PGBENCH_ROUNDS = 10, 4, 20, 2
+HUGE_ROWS = 5_000_000
+WAIT_S = 1_800
+
+SERVER = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "256MB",
+    "max_wal_size": "8GB",
+    "autovacuum": "off",
+}
+"""The pgbench part measures commits that reach the disk; the rest waits for no disk."""
+
+TABLES = """
+CREATE SCHEMA shop;
+CREATE TABLE shop.orders (
+    id bigint PRIMARY KEY, uid uuid NOT NULL, status text NOT NULL, total numeric(12, 2) NOT NULL,
+    note text NOT NULL, details jsonb NOT NULL, created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL, paid boolean NOT NULL, items int NOT NULL
+);
+CREATE SCHEMA sample;
+CREATE TABLE sample.notes (id int PRIMARY KEY, note text NOT NULL);
+SELECT setseed(0.7);
+INSERT INTO sample.notes SELECT id, (
+    SELECT string_agg(word, ' ' ORDER BY random()) FROM (
+        SELECT word FROM unnest(string_to_array('fast parcel gift wrap leave at door ring twice'
+            ' fragile handle with care express standard deliver before noon invoice enclosed no'
+            ' signature return label inside second floor customer called address changed voucher'
+            ' applied stock reserved partial shipment backorder', ' ')) word
+        ORDER BY random() + id * 0 LIMIT 28) drawn)
+FROM generate_series(0, 4095) id;
+CREATE FUNCTION sample.rows(ids bigint[], seed int) RETURNS SETOF shop.orders
+LANGUAGE sql AS $$
+    SELECT i, md5((i + seed)::text)::uuid,
+        (ARRAY['new', 'paid', 'packed', 'shipped', 'delivered', 'returned'])[1 + h % 6],
+        (h % 9000000) / 100.0, note,
+        jsonb_build_object('customer', h % 200000, 'currency', 'EUR',
+            'ship_to', h % 250 || ' Parcel Street', 'weight_g', h % 30000, 'gift', h % 2 = 0),
+        timestamptz '2026-01-01' + i * interval '5 ms',
+        timestamptz '2026-02-01' + h * interval '1 ms', h % 2 = 1, 1 + h % 9
+    FROM unnest(ids) i, LATERAL (SELECT abs(hashint8(i + seed)) h) drawn
+    JOIN sample.notes ON notes.id = h % 4096
+$$;
+CREATE PROCEDURE sample.fill(changes int) LANGUAGE plpgsql AS $$
+DECLARE
+    size int; ids bigint[]; number int := 0; known int := 0; done int := 0;
+BEGIN
+    WHILE done < changes LOOP
+        number := number + 1;
+        size := CASE WHEN number % 400 = 200 THEN 10000 ELSE 1 + random() * 99 END;
+        size := least(size, changes - done);
+        IF known < 2 * size OR random() < 0.4 THEN
+            ids := ARRAY(SELECT known + i FROM generate_series(1, size) i);
+            INSERT INTO shop.orders SELECT * FROM sample.rows(ids, 0);
+            known := known + size;
+        ELSE
+            ids := ARRAY(SELECT (number * 7919 + i * 2)::bigint % known + 1
+                         FROM generate_series(1, least(size, known / 2)) i);
+            UPDATE shop.orders o SET status = n.status, total = n.total, note = n.note,
+                details = n.details, updated_at = n.updated_at, paid = n.paid
+            FROM sample.rows(ids, number) n WHERE o.id = n.id;
+            GET DIAGNOSTICS size = ROW_COUNT;
+        END IF;
+        done := done + size;
+        COMMIT;
+    END LOOP;
+END $$;
+"""
+
+SMALL = "INSERT INTO shop.orders SELECT * FROM sample.rows(ARRAY[$1::bigint], 0)"
+
+HUGE = "INSERT INTO shop.orders SELECT (sample.rows(ARRAY[i], 0)).* FROM generate_series(1, $1::int) i"
+
+
+# The source -------------------------------------------------------------------------------------
+
+
+class Database:
+    """A source database, its programs, and a connection that makes and changes tables."""
+
+    def __init__(self, server: servers.Source, connection: asyncpg.Connection[Any]) -> None:
+        assert server.server is not None, "it is ours"
+        self._programs = server.server.programs
+        self.url = server.url()
+        self.run = connection.execute
+        self.value = connection.fetchval
+
+    async def publish(self, publication: str, what: str) -> None:
+        """Make a publication as ``pitr attach`` makes it."""
+        options = "publish_via_partition_root = true"
+        await self.run(f"CREATE PUBLICATION {publication} FOR {what} WITH ({options})")
+
+    async def source(self, slot: str, publication: str) -> Source:
+        """Make a slot for pitr to follow."""
+        await self.value("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)
+        return Source(name=slot, url=self.url, slot=slot, publication=publication, created_us=1)
+
+    async def end(self) -> int:
+        """Where the WAL ends; a commit that pitr passes over comes after that."""
+        end = lsn_of(await self.value("SELECT pg_current_wal_insert_lsn()::text"))
+        await self.run("SELECT pg_logical_emit_message(true, 'bench', '')")
+        return end
+
+    async def drain(self, slot: str, publication: str, end: int) -> float:
+        """Throw away all that a slot sends up to ``end``; seconds."""
+        program = [
+            *("pg_recvlogical", "-d", self.url, "-S", slot, "--start", "-n", "-f", os.devnull),
+            *("-o", "proto_version=1", "-o", f"publication_names={publication}"),
+            *("-o", "messages=true", "-E", f"{end >> 32:X}/{end & 0xFFFFFFFF:X}"),
+        ]
+        start = time.perf_counter()
+        await self._run(*program)
+        return time.perf_counter() - start
+
+    async def pgbench(self, *options: str) -> float:
+        """Run pgbench in a schema of its own; transactions a second, if it is not told otherwise."""
+        place = urlsplit(self.url)
+        where = ("-h", str(place.hostname), "-p", str(place.port), "-U", servers.SUPERUSER)
+        told = await self._run("pgbench", *where, *options, place.path[1:])
+        found = re.search(r"^tps = ([\d.]+)", told, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    async def _run(self, name: str, *arguments: str) -> str:
+        environment = {**os.environ, "PGOPTIONS": "-c search_path=pgbench"}
+        process = await asyncio.create_subprocess_exec(
+            self._programs / name, *arguments, stdout=subprocess.PIPE, env=environment
+        )
+        told, _ = await process.communicate()
+        assert process.returncode == 0, f"{name} failed"
+        return told.decode()
+
+
+@asynccontextmanager
+async def database() -> AsyncIterator[Database]:
+    """A server of the wheel with the sample's tables and nothing in them."""
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(servers.running(servers.WHEEL, **SERVER))
+        connection = await asyncpg.connect(server.url())
+        stack.push_async_callback(connection.close)
+        await connection.execute(TABLES)
+        for setting in ("synchronous_commit", "enable_seqscan", "enable_hashjoin"):
+            await connection.execute(f"SET {setting} = off")
+        yield Database(server, connection)
+
+
+# pitr -------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def fresh_app() -> AsyncIterator[App]:
+    """A fresh pitr."""
+    with tempfile.TemporaryDirectory(prefix="pitr-bench-") as name:
+        settings = load_settings(data=Path(name) / "data", log_level="warning")
+        async with open_app(settings) as app:
+            await app.ensure_log(LOG)
+            yield app
+
+
+@asynccontextmanager
+async def followed(app: App, log: str, source: Source) -> AsyncIterator[Follower]:
+    """Follow in this process meanwhile."""
+    follower = await app.follower(log, source)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run(stop))
+        try:
+            yield follower
+        finally:
+            stop.set()
+    app.followers.remove(follower)
+
+
+@asynccontextmanager
+async def captured(app: App, source: Source, *options: str) -> AsyncIterator[psutil.Process]:
+    """Follow in a process of its own meanwhile."""
+    command = [sys.executable, "-m", __name__, str(app.settings.data), *options]
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def lane_of(app: App, log: str, source: Source) -> LaneState | None:
+    """The source's lane."""
+    return next(iter(await app.catalog.lanes(log, prefix=source.lane)), None)
+
+
+async def copied(app: App, log: str, source: Source, tables: int) -> LaneState:
+    """Wait until every table is copied."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            lane = await lane_of(app, log, source)
+            known = lane.state.get("copy", {}).get("tables", {}) if lane is not None else {}
+            if lane is not None and sum(bool(one.get("done")) for one in known.values()) == tables:
+                return lane
+            await asyncio.sleep(0.05)
+
+
+async def reached(app: App, log: str, source: Source, end: int) -> None:
+    """Wait until the log has all up to a place in the WAL."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            lane = await lane_of(app, log, source)
+            if lane is not None and lane.state.get("lsn") and lsn_of(lane.state["lsn"]) >= end:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def seconds_of(app: App, log: str, source: Source, first: int, count: int) -> float:
+    """Seconds from the first change in the log to the last, as if the first came at once.
+
+    ``first`` is where the lane stands before.
+    """
+    begun, start = 0, 0.0
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            lane = await lane_of(app, log, source)
+            now = time.perf_counter()
+            stored = lane.position - first if lane is not None else 0
+            if stored and not start:
+                begun, start = stored, now
+            if stored >= count:
+                assert stored == count, f"{stored} changes instead of {count}"
+                return (now - start) * count / max(count - begun, 1)
+            await asyncio.sleep(0.02)
+
+
+# What is measured -------------------------------------------------------------------------------
+
+
+async def throughput(source_db: Database, app: App, changes: int) -> dict[str, Any]:
+    """Drain and capture the same changes, from slots at the same positions."""
+    watch = Stopwatch()
+    await source_db.publish("shop", "TABLE shop.orders")
+    rounds: list[tuple[str, Source, int]] = []
+    for number in range(ROUNDS):
+        log, source = f"round-{number}", await source_db.source(f"pitr_{number}", "shop")
+        async with followed(app, log, source):
+            rounds.append((log, source, (await copied(app, log, source, 1)).position))
+        copy = "SELECT pg_copy_logical_replication_slot($1, $2)"
+        await source_db.value(copy, source.slot, f"drain_{number}")
+    with watch.step("fill the table"):
+        begin = await source_db.end()
+        await source_db.run(f"CALL sample.fill({changes})")
+        end = await source_db.end()
+        await source_db.run("CHECKPOINT")
+    drains, captures, totals = [], [], []
+    for number, (log, source, first) in enumerate(rounds):
+        drains.append(await source_db.drain(f"drain_{number}", "shop", end))
+        start = time.perf_counter()
+        async with followed(app, log, source):
+            captures.append(await seconds_of(app, log, source, first, changes))
+            totals.append(time.perf_counter() - start)
+        say(
+            f"pg_recvlogical: {rate(changes, drains[-1]):,}/s,"
+            f" pitr: {rate(changes, captures[-1]):,}/s, {totals[-1]:.2f} s with its start"
+        )
+    latency = await small_transactions(source_db, app, *rounds[-1][:2])
+    for number in range(ROUNDS):
+        await source_db.value("SELECT pg_drop_replication_slot($1)", f"drain_{number}")
+        await source_db.value("SELECT pg_drop_replication_slot($1)", f"pitr_{number}")
+    return {
+        "ratio": round(min(drains) / min(captures), 2),
+        "ratios": [round(a / b, 2) for a, b in zip(drains, captures, strict=True)],
+        "wal_bytes": end - begin,
+        "recvlogical_per_s": rate(changes, min(drains)),
+        "pitr_per_s": rate(changes, min(captures)),
+        "pitr_from_start_per_s": rate(changes, min(totals)),
+        **latency,
+    }
+
+
+async def small_transactions(
+    source_db: Database, app: App, log: str, source: Source
+) -> dict[str, float]:
+    """Milliseconds from a commit of one row to the durable log, while nothing else happens."""
+    random_, waited = random.Random(7), []
+    async with followed(app, log, source) as follower:
+        await reached(app, log, source, await source_db.end())
+        known = await source_db.value("SELECT max(id) FROM shop.orders")
+        for number in range(SMALL_COUNT):
+            await asyncio.sleep(random_.uniform(0.05, 0.35))
+            before = follower.following.position
+            await source_db.run(SMALL, known + 1 + number)
+            start = time.perf_counter()
+            while follower.following.position == before:
+                await asyncio.sleep(0.001)
+            waited.append(1_000 * (time.perf_counter() - start))
+    places = quantiles(waited, n=100, method="inclusive")
+    say(f"a small transaction: {places[49]:.0f} ms, {places[98]:.0f} ms at most")
+    return {"latency_p50_ms": round(places[49], 1), "latency_p99_ms": round(places[98], 1)}
+
+
+async def cost_of_capture(source_db: Database) -> dict[str, Any]:
+    """What pgbench of the source does without and with a capture beside it, in turns."""
+    await source_db.run("CREATE SCHEMA pgbench")
+    await source_db.pgbench("-i", "-q", "-s", str(SCALE))
+    await source_db.publish("pgbench", "TABLES IN SCHEMA pgbench")
+    load = ("-n", "-c", str(CLIENTS), "-j", "2", "-T")
+    without, beside, behind = [], [], []
+    async with fresh_app() as app:
+        source = await source_db.source("pgbench", "pgbench")
+        await app.catalog.add_source(LOG, source)
+        async with captured(app, source):
+            await copied(app, LOG, source, 4)
+        say(f"pgbench, to warm up: {await source_db.pgbench(*load, '5'):,.0f}/s")
+        for _ in range(PGBENCH_ROUNDS):
+            await source_db.run("CHECKPOINT")
+            without.append(await source_db.pgbench(*load, str(PGBENCH_S)))
+            async with captured(app, source):
+                await reached(app, LOG, source, await source_db.end())
+                await source_db.run("CHECKPOINT")
+                beside.append(await source_db.pgbench(*load, str(PGBENCH_S)))
+                start = time.perf_counter()
+                await reached(app, LOG, source, await source_db.end())
+                behind.append(time.perf_counter() - start)
+            say(
+                f"pgbench: {without[-1]:,.0f}/s, with capture {beside[-1]:,.0f}/s;"
+                f" the log was {behind[-1]:.1f} s behind"
+            )
+    await source_db.value("SELECT pg_drop_replication_slot('pgbench')")
+    return {
+        "pgbench_ratio": round(max(beside) / max(without), 2),
+        "pgbench_must": 0.85,
+        "pgbench_tps": [round(one) for one in without],
+        "pgbench_tps_with_capture": [round(one) for one in beside],
+        "pgbench_behind_s": [round(one, 1) for one in behind],
+    }
+
+
+async def memory_of_huge(source_db: Database) -> dict[str, Any]:
+    """Memory of a capture of its own in the first and the second half of one huge transaction."""
+    await source_db.run("TRUNCATE shop.orders")
+    async with fresh_app() as app:
+        source = await source_db.source("huge", "shop")
+        await app.catalog.add_source(LOG, source)
+        async with captured(app, source, "--alone") as process:
+            first = (await copied(app, LOG, source, 1)).position
+            watch = Stopwatch()
+            with watch.step("the huge transaction"):
+                await source_db.run(HUGE, HUGE_ROWS, timeout=WAIT_S)
+            halves, stored, start = [0, 0], 0, time.perf_counter()
+            with watch.step("its capture"):
+                while stored < HUGE_ROWS:
+                    lane = await lane_of(app, LOG, source)
+                    stored = lane.position - first if lane is not None else 0
+                    half = int(stored >= HUGE_ROWS // 2)
+                    halves[half] = max(halves[half], process.memory_info().rss)
+                    assert time.perf_counter() - start < WAIT_S, f"{stored} rows are stored"
+                    await asyncio.sleep(0.1)
+            peak = peak_of(process.pid)
+    return {
+        "huge_rows": HUGE_ROWS,
+        "huge_per_s": rate(HUGE_ROWS, watch.seconds["its capture"]),
+        "huge_bytes_first_half": halves[0],
+        "huge_bytes_second_half": halves[1],
+        "huge_bytes_peak": peak,
+    }
+
+
+def peak_of(pid: int) -> int:
+    """The most memory that a process ever had, bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [kib] = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(kib) * 1024
+
+
+async def run(changes: int, *, huge: bool = False) -> dict[str, Any]:
+    """Measure all; ``huge`` takes minutes and some 10 GB of disk."""
+    async with database() as source_db:
+        async with fresh_app() as app:
+            figures = await throughput(source_db, app, changes)
+        figures |= await cost_of_capture(source_db)
+        if huge:
+            figures |= await memory_of_huge(source_db)
+    return {
+        "bench": "capture-postgres",
+        "ratio": figures.pop("ratio"),
+        "must": 0.3,
+        "aim": 0.6,
+        "changes": changes,
+        **figures,
+    }
+
+
+# A capture of its own ---------------------------------------------------------------------------
+
+
+async def capture(data: Path, *, alone: bool) -> None:
+    """Follow what is attached until SIGTERM; the work by the clock beside it unless ``alone``."""
+    settings = load_settings(data=data, log_level="warning")
+    configure_logging(settings.log_level)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with open_app(settings) as app, AsyncExitStack() as stack:
+        if not alone:
+            await stack.enter_async_context(upkeep(app, asyncio.Event()))
+        await stack.enter_async_context(following(app))
+        await stop.wait()
+
+
+def main() -> None:
+    """Be the process of its own."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--alone", action="store_true", help="without sealing and merging")
+    given = parser.parse_args()
+    with suppress(KeyboardInterrupt):
+        uvloop.run(capture(given.data, alone=given.alone))
+
+
+if __name__ == "__main__":
+    main()
