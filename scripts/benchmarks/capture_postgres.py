@@ -183,7 +183,7 @@ async def database() -> AsyncIterator[Database]:
         connection = await asyncpg.connect(server.url())
         stack.push_async_callback(connection.close)
         await connection.execute(TABLES)
-        for setting in ("synchronous_commit", "enable_seqscan", "enable_hashjoin"):
+        for setting in ("synchronous_commit", "enable_hashjoin", "enable_mergejoin"):
             await connection.execute(f"SET {setting} = off")
         yield Database(server, connection)
 

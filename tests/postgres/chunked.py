@@ -88,7 +88,8 @@ async def as_texts(connection: Any, query: str) -> list[dict[str, str | None]]:
     """What a query gives, each value as its type's output function writes it for the stream."""
     async with connection.transaction():
         for name, value in SESSION.items():
-            await connection.execute("SELECT set_config($1, $2, true)", name, value)
+            if name != "search_path":
+                await connection.execute("SELECT set_config($1, $2, true)", name, value)
         names = [each.name for each in (await connection.prepare(query)).get_attributes()]
         # A cast to text is not what the output function writes: char(n) and inet, for two.
         columns = ", ".join(

@@ -63,8 +63,8 @@ class Copier:
         self.window = Window(watched=watched, since=await new_xid(self.reading))
         self.in_hand = []
 
-    async def read(self) -> None:
-        """Read a chunk and mark its place, if there is one to read."""
+    async def read(self, *between: str) -> None:
+        """Read a chunk and mark its place, if there is one to read; do something in between."""
         table = self.copy.tables[0]
         after, done = table.last, table.done
         if self.in_hand:
@@ -77,6 +77,8 @@ class Copier:
         if self.window.unknown(chunk.snapshot):
             self.give_up()
             return
+        for statement in between:
+            await self.reading.execute(statement)
         mark = await self.mark()
         self.in_hand.append((mark, chunk, changes_of(chunk.data, self.relation)))
 
@@ -347,6 +349,33 @@ async def copy_all(copied: Copier) -> None:
     while copied.copy.to_do:
         await copied.read()
         await copied.follow()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        ["UPDATE t SET v = v + 1"],
+        ["UPDATE t SET v = v + 1", "UPDATE t SET v = v + 1, big = 'x' WHERE id < 9"],
+        ["DELETE FROM t WHERE id < 9"],
+        ["UPDATE t SET id = id + 1, big = 'moved'"],
+        ["DELETE FROM t WHERE id = 1", "INSERT INTO t VALUES (1, 1, 'again')"],
+        ["TRUNCATE t"],
+        ["BEGIN", "TRUNCATE t", "INSERT INTO t VALUES (3, 3, 'new')", "COMMIT"],
+        ["INSERT INTO t VALUES (2, 2, 'new')", "BEGIN", "DELETE FROM t", "ROLLBACK"],
+    ],
+    ids=lambda between: between[0],
+)
+async def test_what_happens_between_the_reading_and_its_place_is_newer(
+    source_db: str, between: list[str]
+) -> None:
+    async with copier(source_db, *TABLE, FILLED) as copied:
+        await copied.begin()
+        while copied.copy.to_do:
+            await copied.read(*between)
+            await copied.follow()
+            between = []
+        # Nothing was written after this.
+        assert copied.logged() == await copied.table()
 
 
 async def test_what_the_stream_brought_before_the_chunk_was_read_stays(source_db: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from pitr.domain.errors import Conflict, InvalidRequest
 from pitr.domain.pgoutput.installed import Step
 from pitr.domain.pgoutput.selection import LeftOut
-from pitr.domain.pgoutput.source import SourceTable
+from pitr.domain.pgoutput.source import SlotState, SourceTable
 
 PREFIX: Final = "pitr_"
 _NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
@@ -103,7 +103,9 @@ class AttachPlan:
 
     ``tables`` are those that are captured, ``columns`` the chosen ones where they are not all.
     ``inserts_only`` are collections of which updates and deletes are not captured.
-    ``publishes_generated`` says that stored generated columns are in the stream.
+    ``publishes_generated`` says that stored generated columns are in the stream. ``slot`` is the
+    replication slot if it is there already. ``undo`` gives tables back the replica identity that
+    they had before.
     """
 
     names: AttachNames
@@ -118,6 +120,8 @@ class AttachPlan:
     steps: tuple[Step, ...]
     missing: tuple[Step, ...]
     """Those of ``steps`` that are not there yet."""
+    slot: SlotState | None = None
+    undo: tuple[str, ...] = ()
 
     @property
     def refused(self) -> tuple[Finding, ...]:

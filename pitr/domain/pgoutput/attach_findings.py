@@ -207,6 +207,9 @@ def _standing(situation: Situation) -> Iterator[Finding]:
             "drop the slot; what was captured by it ends with a gap:",
             drop,
         )
+    elif situation.has_slot:
+        text = f"the replication slot {situation.names.slot} is there already, and is used as it is"
+        yield Finding(about="slot", level="note", text=text)
 
 
 def _drop(slot: str) -> str:

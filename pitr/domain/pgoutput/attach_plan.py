@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pitr.domain.pgoutput.attach import AttachNames, AttachOptions, AttachPlan
 from pitr.domain.pgoutput.attach_findings import findings
-from pitr.domain.pgoutput.installed import Installed, SlotWanted, Step, state_of
-from pitr.domain.pgoutput.publishing import publication_steps, published
+from pitr.domain.pgoutput.identity import Repair
+from pitr.domain.pgoutput.installed import Installed, SlotWanted, Step, repaired, state_of
+from pitr.domain.pgoutput.publishing import Published, publication_steps, published
 from pitr.domain.pgoutput.selection import Chosen, LeftOut, Selection
 from pitr.domain.pgoutput.situation import Situation
 from pitr.domain.pgoutput.source import SourceFacts
@@ -59,7 +60,27 @@ def plan_attach(
         findings=findings(situation),
         steps=steps,
         missing=tuple(step for step in steps if state_of(step, installed) == "missing"),
+        slot=installed.slot,
+        undo=_undo(chosen, installed, names, holds),
     )
+
+
+def _undo(
+    chosen: Chosen, installed: Installed, names: AttachNames, holds: Published
+) -> tuple[str, ...]:
+    """Return what undoes the changes of replica identities, these and those made before."""
+    publication = installed.publications.get(names.publication)
+    changed = repaired(publication.comment) if publication is not None else {}
+    changed |= {repair.relid: (repair.before, repair.after) for repair in holds.repairs}
+    places = {
+        place.relid: place.quoted for table in chosen.all for place in (table, *table.leaves)
+    }
+    undone = (
+        Repair(relid=relid, quoted=places[relid], before=after, after=before)  # type: ignore[arg-type]
+        for relid, (before, after) in changed.items()
+        if relid in places and before != "i"
+    )
+    return tuple(repair.statement for repair in undone)
 
 
 def _offered(facts: SourceFacts, options: AttachOptions, installed: Installed) -> tuple[Step, ...]:

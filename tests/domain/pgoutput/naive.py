@@ -41,46 +41,46 @@ class Naive:
 
 def decode(part: Part, *, position_first: int) -> Naive:
     """Decode a part."""
-    found = Naive()
-    position = position_first
-    transaction = part.open_before
-    skip = part.skip
+    found = Naive(last=part.open_before)
+    position, skip = position_first, part.skip
     for payload in part.messages:
-        kind = payload[:1]
-        try:
-            if kind == b"B":
-                need(len(payload) == 21)
-                lsn, commit, xid = struct.unpack(">QqI", payload[1:])
-                transaction = Transaction(lsn=lsn, commit_us=commit + EPOCH_US, xid=xid)
-                changes = []
-            elif kind == b"C":
-                need(len(payload) == 26)
-                transaction, changes = None, []
-            elif kind == b"M":
-                transaction, changes = hear(payload, transaction), []
-            elif kind == b"T":
-                changes = truncated(payload, part.relations)
-            elif kind in (b"I", b"U", b"D"):
-                changes = [row_changes(payload, part.relations)]
-            else:
-                raise Lost("bad_message")
-        except Lost as lost:
-            changes = [lost]
-        for each in changes:
-            if skip and kind in (b"I", b"U", b"D", b"T"):
-                skip -= 1
-                continue
+        for each in changes_of(payload, part, found):
             if skip:
-                continue
-            if isinstance(each, Lost):
+                skip -= payload[:1] in ROWS
+            elif isinstance(each, Lost):
                 found.quarantined.append((position, payload, each.code))
                 position += 1
-                continue
-            for change in each:
-                found.changes.append(complete(change, position, transaction))
-                position += 1
-    found.last = transaction
+            else:
+                for change in each:
+                    found.changes.append(complete(change, position, found.last))
+                    position += 1
     return found
+
+
+ROWS = (b"I", b"U", b"D", b"T")
+
+
+def changes_of(payload: bytes, part: Part, found: Naive) -> list[Any]:
+    """Decode a message: for each of its row changes the changes, or why there are none."""
+    kind = payload[:1]
+    try:
+        if kind == b"B":
+            need(len(payload) == 21)
+            lsn, commit, xid = struct.unpack(">QqI", payload[1:])
+            found.last = Transaction(lsn=lsn, commit_us=commit + EPOCH_US, xid=xid)
+        elif kind == b"C":
+            need(len(payload) == 26)
+            found.last = None
+        elif kind == b"M":
+            found.last = hear(payload, found.last)
+        elif kind == b"T":
+            return truncated(payload, part.relations)
+        else:
+            need(kind in ROWS)
+            return [row_changes(payload, part.relations)]
+    except Lost as lost:
+        return [lost]
+    return []
 
 
 def need(holds: bool, code: str = "bad_message") -> None:
@@ -174,18 +174,7 @@ def row_changes(payload: bytes, relations: dict[int, Relation]) -> list[dict[str
     relation = relations.get(struct.unpack(">I", payload[1:5])[0])
     if relation is None:
         raise Lost("bad_message")
-    marker, place = chr(payload[5]), 6
-    need(marker in {"I": "N", "U": "KON", "D": "KO"}[kind])
-    old: list[Any] = []
-    new: list[Any] = []
-    if marker != "N":
-        old, place = read_tuple(payload, place, relation)
-        if kind == "U":
-            need(payload[place : place + 1] == b"N")
-            new, place = read_tuple(payload, place + 1, relation)
-    else:
-        new, place = read_tuple(payload, place, relation)
-    need(place == len(payload))
+    marker, old, new = images(payload, kind, relation)
     need(len(relation.collection.encode()) <= 512, "collection_too_long")
     need(relation.key != (), "missing_key")
     if old and new:
@@ -195,13 +184,30 @@ def row_changes(payload: bytes, relations: dict[int, Relation]) -> list[dict[str
     for values in (new, old):
         if values:
             check_key(relation, values)
-    kept = [values for values in (new, old if marker == "O" else []) if values]
     if marker == "K":
-        kept.append([v for c, v in zip(relation.columns, old) if c.name in relation.key])
-    for value in [value for values in kept for value in values]:
+        names = [column.name for column in relation.columns]
+        old = [old[at] if name in relation.key else None for at, name in enumerate(names)]
+    for value in new + old:
         if isinstance(value, bytes):
             check_utf8(value)
     return written(kind, marker, relation, old, new)
+
+
+def images(payload: bytes, kind: str, relation: Relation) -> tuple[str, list[Any], list[Any]]:
+    """Take the marker, the old row and the new row from a message."""
+    marker = chr(payload[5])
+    need(marker in {"I": "N", "U": "KON", "D": "KO"}[kind])
+    old: list[Any] = []
+    new: list[Any] = []
+    if marker == "N":
+        new, place = read_tuple(payload, 6, relation)
+    else:
+        old, place = read_tuple(payload, 6, relation)
+        if kind == "U":
+            need(payload[place : place + 1] == b"N")
+            new, place = read_tuple(payload, place + 1, relation)
+    need(place == len(payload))
+    return marker, old, new
 
 
 def check_utf8(value: bytes) -> None:
@@ -212,7 +218,7 @@ def check_utf8(value: bytes) -> None:
 
 
 def check_key(relation: Relation, values: list[Any]) -> None:
-    by_name = dict(zip([column.name for column in relation.columns], values))
+    by_name = dict(zip([column.name for column in relation.columns], values, strict=True))
     for name in sorted(relation.key):
         need(by_name.get(name, ABSENT) is not ABSENT, "missing_key")
         need(by_name[name] is not None, "wrong_type")
@@ -221,7 +227,8 @@ def check_key(relation: Relation, values: list[Any]) -> None:
 def written(
     kind: str, marker: str, relation: Relation, old: list[Any], new: list[Any]
 ) -> list[dict[str, Any]]:
-    absent = [column.name for column, value in zip(relation.columns, new) if value is ABSENT]
+    pairs = list(zip(relation.columns, new, strict=True)) if new else []
+    absent = [column.name for column, value in pairs if value is ABSENT]
 
     def change(op: str, key: list[Any], **documents: list[Any]) -> dict[str, Any]:
         found = {"collection": relation.collection, "op": op, "key": checked_key(relation, key)}
@@ -245,7 +252,7 @@ def written(
 def key_of(relation: Relation, values: list[Any]) -> str:
     pairs = [
         (column, value)
-        for column, value in zip(relation.columns, values)
+        for column, value in zip(relation.columns, values, strict=True)
         if column.name in relation.key
     ]
     pairs.sort(key=lambda pair: pair[0].name)
@@ -264,7 +271,7 @@ def checked_key(relation: Relation, values: list[Any]) -> str:
 
 
 def document(columns: tuple[Column, ...], values: list[Any]) -> str:
-    pairs = zip(columns, values)
+    pairs = zip(columns, values, strict=True)
     text = "{" + ",".join(member(c, v) for c, v in pairs if v is not ABSENT) + "}"
     need(len(text.encode()) <= DOCUMENT_BYTES_MAX, "document_too_large")
     return text

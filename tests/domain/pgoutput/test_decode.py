@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.domain.batch import Decoded
-from pitr.domain.change import KEY_BYTES_MAX
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.pgoutput import changes, decode
 from pitr.domain.pgoutput.decode import decode_part
-from pitr.domain.pgoutput.model import Part, Relation, Transaction
+from pitr.domain.pgoutput.model import Relation, Transaction
 from tests.domain.pgoutput import naive
 from tests.domain.pgoutput.builders import (
     begin,
@@ -283,7 +282,11 @@ def _long(count: int) -> bytes:
         (begin()[:-1], "bad_message", "begin: has 20 bytes, not 21"),
         (commit() + b"\0", "bad_message", "commit: has 27 bytes, not 26"),
         (message(b"{}") + b"\0", "bad_message", "message: has bytes past its end"),
-        (insert(2, [_long(KEY_BYTES_MAX), "1"]), "key_too_long", "key: is too long bytes=8206 bytes_max=8192"),
+        (
+            insert(2, [_long(8192), "1"]),
+            "key_too_long",
+            "key: is too long bytes=8206 bytes_max=8192",
+        ),
     ],
 )
 def test_flaws(payload: bytes, code: str, reason: str) -> None:

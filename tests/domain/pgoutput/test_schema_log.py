@@ -1,0 +1,108 @@
+"""The tables of a source as rows of the log: what each step writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from pitr.domain.pgoutput.messages import RawColumn, RawRelation
+from pitr.domain.pgoutput.schema import Constraint, TableColumn, TableSchema, schema_from_body
+from pitr.domain.pgoutput.schema_log import (
+    NEW,
+    SCHEMAS,
+    changes_of_steps,
+    emptied,
+    is_as_described,
+    schema_steps,
+)
+
+ID = TableColumn(number=1, name="id", type="integer", type_oid=23, not_null=True)
+TEXT = TableColumn(number=2, name="body", type="text", type_oid=25)
+TABLE = TableSchema(
+    schema="public",
+    name="rows",
+    relid=7,
+    kind="table",
+    logged=True,
+    identity="d",
+    identity_columns=("id",),
+    columns=(ID, TEXT),
+    primary_key=Constraint(kind="primary", name="rows_pkey", columns=("id",), definition="(id)"),
+)
+
+
+def written(table: pa.Table) -> list[tuple[Any, ...]]:
+    assert table["position"].to_pylist() == list(range(len(table)))
+    return [
+        (row["collection"], row["op"], json.loads(row["key"])["collection"] if row["key"] else None)
+        for row in table.to_pylist()
+    ]
+
+
+def test_a_new_table_is_a_row_and_has_to_be_read() -> None:
+    [step] = schema_steps({}, {7: TABLE})
+    assert step.reasons == (NEW,)
+    table = changes_of_steps([step], commit_us=5)
+    assert written(table) == [(SCHEMAS, "update", "public.rows")]
+    assert table["commit_us"].to_pylist() == [5]
+    assert schema_from_body(table["after"][0].as_py().encode()) == TABLE
+
+
+def test_nothing_new_is_no_step() -> None:
+    assert schema_steps({7: TABLE}, {7: TABLE}) == []
+
+
+def test_a_column_without_values_needs_no_reading() -> None:
+    more = replace(TEXT, number=3, name="more")
+    [step] = schema_steps({7: TABLE}, {7: replace(TABLE, columns=(ID, TEXT, more))})
+    assert (step.reasons, step.empties, step.is_another) == ((), (), False)
+
+
+def test_a_renamed_table_leaves_its_old_collection_empty() -> None:
+    [step] = schema_steps({7: TABLE}, {7: replace(TABLE, name="others")})
+    assert step.is_another
+    assert written(changes_of_steps([step], commit_us=None)) == [
+        ("public.rows", "truncate", None),
+        (SCHEMAS, "delete", "public.rows"),
+        (SCHEMAS, "update", "public.others"),
+    ]
+
+
+def test_a_table_that_is_gone_has_no_rows_and_no_schema() -> None:
+    another = replace(TABLE, relid=8)
+    steps = schema_steps({7: TABLE}, {8: another})
+    assert written(changes_of_steps(steps, commit_us=None)) == [
+        ("public.rows", "truncate", None),
+        (SCHEMAS, "delete", "public.rows"),
+        (SCHEMAS, "update", "public.rows"),
+    ]
+    assert written(emptied([TABLE])) == [
+        ("public.rows", "truncate", None),
+        (SCHEMAS, "delete", "public.rows"),
+    ]
+
+
+def test_a_document_may_be_ahead_of_the_stream() -> None:
+    raw = RawRelation(
+        relid=7,
+        schema="public",
+        name="rows",
+        identity="d",
+        columns=(
+            RawColumn(name="id", type_oid=23, typmod=-1, in_identity=True),
+            RawColumn(name="body", type_oid=25, typmod=-1, in_identity=False),
+        ),
+    )
+    assert is_as_described(TABLE, raw)
+    generated = replace(TEXT, number=3, name="g", generated="body")
+    assert is_as_described(replace(TABLE, columns=(ID, TEXT, generated)), raw)
+    assert not is_as_described(replace(TABLE, name="others"), raw)
+    assert not is_as_described(replace(TABLE, identity="f"), raw)
+    assert not is_as_described(replace(TABLE, columns=(ID,)), raw)
+    assert not is_as_described(replace(TABLE, columns=(ID, replace(TEXT, type_oid=23))), raw)
+    more = replace(TEXT, number=3, name="more")
+    assert is_as_described(replace(TABLE, columns=(ID, TEXT, more)), raw)
+    assert not is_as_described(replace(TABLE, identity_columns=("body",)), raw)
