@@ -139,6 +139,10 @@ class Catalog(Protocol):
         """Attach a database; ``Conflict`` if the name is taken."""
         ...
 
+    async def change_source(self, log: str, source: Source) -> bool:
+        """Put this in place of the database of its name; False if there is none."""
+        ...
+
     async def remove_source(self, log: str, name: str) -> bool:
         """Detach a database; False if there is none."""
         ...

@@ -44,6 +44,25 @@ class Sources(Connected):
                     source=source.name,
                 )
 
+    _CHANGE = f"""
+    UPDATE pitr.sources
+    SET url = $3, slot = $4, publication = $5, created_us = $6, options = $7
+    WHERE {_OF_LOG} AND name = $2
+    """
+
+    async def change_source(self, log: str, source: Source) -> bool:
+        """Put this in place of the database that is attached under its name.
+
+        Returns:
+            Whether there is one.
+        """
+        values = (source.name, source.url, source.slot, source.publication, source.created_us)
+        async with self._connection() as connection:
+            changed: str = await connection.execute(
+                self._CHANGE, log, *values, dict(source.options)
+            )
+        return changed != "UPDATE 0"
+
     _REMOVE = f"DELETE FROM pitr.sources WHERE {_OF_LOG} AND name = $2"
 
     async def remove_source(self, log: str, name: str) -> bool:

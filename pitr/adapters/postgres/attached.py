@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -12,7 +12,7 @@ from pitr.adapters.postgres.chunks import emit, new_xid, read_chunk
 from pitr.adapters.postgres.replication import ReplicationStream
 from pitr.adapters.postgres.schemas import read_locked
 from pitr.adapters.postgres.source import SourceDatabase
-from pitr.domain.errors import Unavailable
+from pitr.domain.errors import InvalidRequest, Unavailable
 from pitr.domain.log import Source
 from pitr.domain.pgoutput.copying import Chunk, Resume
 from pitr.domain.pgoutput.messages import RawRelation
@@ -28,9 +28,15 @@ SELECT c.oid::bigint AS relid, n.nspname::text AS schema, c.relname::text AS nam
 FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-WHERE p.pubname = $1
+WHERE p.pubname = ANY ($1::text[])
 """
 """Servers before 15 publish all columns, and have no ``attnames``."""
+
+_GONE: Final = """
+SELECT wanted.name FROM unnest($1::text[]) AS wanted (name)
+WHERE NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = wanted.name)
+ORDER BY wanted.name
+"""
 
 _EMIT: Final = "SELECT pg_logical_emit_message(true, $1, $2::bytea)"
 
@@ -53,6 +59,10 @@ class AttachedDatabase:
     def __init__(self, source: Source, *, url: str) -> None:
         self._source = source
         self._url = url
+        # Tables of which only inserts are captured are in a publication of their own.
+        given = source.options.get("publications") or (source.publication,)
+        self._publications: tuple[str, ...] = tuple(given)
+        self._generated = bool(source.options.get("generated"))
         self._database: SourceDatabase | None = None
 
     async def _asked(self) -> SourceDatabase:
@@ -87,9 +97,11 @@ class AttachedDatabase:
 
         Raises:
             Unavailable: Another consumer has the old one.
+            InvalidRequest: A publication is gone: it has to be older than the slot.
         """
         name = self._source.slot
         async with (await self._asked()).pool.connection() as connection:
+            await self._check_publications(connection)
             await connection.execute(_DROP_SLOT, name)
         if (await self.slot()) is not None:
             raise Unavailable("the replication slot is in use", slot=name)
@@ -104,16 +116,27 @@ class AttachedDatabase:
 
         Raises:
             SlotLost: The slot cannot go on from there.
+            InvalidRequest: A publication is gone.
         """
+        async with (await self._asked()).pool.connection() as connection:
+            await self._check_publications(connection)
         async with await self._opened(lsn) as stream:
             await stream.start()
             yield stream
 
     async def _opened(self, lsn: int) -> ReplicationStream:
-        source = self._source
         return await ReplicationStream.open(
-            self._url, slot=source.slot, publication=source.publication, lsn=lsn
+            self._url, slot=self._source.slot, publication=self._publications, lsn=lsn
         )
+
+    async def _check_publications(self, connection: Any) -> None:
+        if gone := [row[0] for row in await connection.fetch(_GONE, self._publications)]:
+            name, url = self._source.name, self._source.url
+            raise InvalidRequest(
+                "a publication that attaching made is gone",
+                hint=f"make it again: pitr attach {url} --name {name}",
+                publication=", ".join(gone),
+            )
 
     async def schemas(self, relids: Sequence[int] | None = None) -> Mapping[int, TableSchema]:
         """Return tables that are captured, all or some, by relid, as they are now."""
@@ -122,9 +145,14 @@ class AttachedDatabase:
         return (await (await self._asked()).schemas(wanted)).tables
 
     async def look(self, name: str) -> Mapping[int, TableSchema]:
-        """Return the tables that are captured, as they are where a message comes in the stream."""
+        """Return the tables that are captured, as they are where a message comes in the stream.
+
+        Raises:
+            InvalidRequest: A publication is gone. It does not mean that its tables are.
+        """
         async with (await self._asked()).pool.transaction() as connection:
-            published = await connection.fetch(_PUBLISHED, self._source.publication)
+            await self._check_publications(connection)
+            published = await connection.fetch(_PUBLISHED, self._publications)
             tables = [(row["relid"], qualified(row["schema"], row["name"])) for row in published]
             found = await read_locked(connection, tables)
             await connection.execute("SET LOCAL synchronous_commit = local")
@@ -133,7 +161,7 @@ class AttachedDatabase:
 
     async def _published(self) -> dict[int, list[str] | None]:
         async with (await self._asked()).pool.connection() as connection:
-            found = await connection.fetch(_PUBLISHED, self._source.publication)
+            found = await connection.fetch(_PUBLISHED, self._publications)
         return {row["relid"]: row["columns"] and orjson.loads(row["columns"]) for row in found}
 
     async def relation(self, raw: RawRelation) -> Relation:
@@ -143,7 +171,9 @@ class AttachedDatabase:
     async def relation_of(self, schema: TableSchema) -> Relation:
         """Return a table as the stream would describe it."""
         columns = (await self._published()).get(schema.relid)
-        return await (await self._asked()).relation_of(schema, chosen=columns)
+        return await (await self._asked()).relation_of(
+            schema, chosen=columns, generated=self._generated
+        )
 
     async def chunk(self, relation: Relation, *, after: Resume | None, rows_max: int) -> Chunk:
         """Read the next rows of a table with a snapshot of their own."""

@@ -6,7 +6,6 @@ The slot comes first, as it holds WAL back. What pitr did not make stays, and is
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import asyncpg
@@ -17,6 +16,7 @@ from pitr.adapters.postgres.inventory import marked_publications, read_installed
 from pitr.adapters.postgres.source import SourceDatabase
 from pitr.domain.errors import Conflict
 from pitr.domain.pgoutput.attach import AttachNames
+from pitr.domain.pgoutput.attach_results import Detached, Left
 from pitr.domain.pgoutput.installed import Installed, is_marked, repaired
 from pitr.domain.pgoutput.source import OWN_SCHEMA, SlotState
 from pitr.domain.pgoutput.sql import identifier, literal, qualified
@@ -26,23 +26,6 @@ WAIT_S: Final = 10.0
 """Longest wait for whoever streams from the slot."""
 
 LOOK_S: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
-    """Something that stays; ``statements`` take it away, to be run by somebody who may."""
-
-    what: str
-    why: str
-    statements: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, kw_only=True)
-class Detached:
-    """What was taken away, and what stays."""
-
-    removed: list[str] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
 
 
 async def detach(

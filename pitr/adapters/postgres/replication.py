@@ -88,10 +88,12 @@ class ReplicationStream:
     stops the server. The server is told all the same that we live.
     """
 
-    def __init__(self, session: Session, *, slot: str, publication: str, lsn: int) -> None:
+    def __init__(
+        self, session: Session, *, slot: str, publications: tuple[str, ...], lsn: int
+    ) -> None:
         self._session = session
         self._pgconn = session.pgconn
-        self._slot, self._publication, self._lsn = slot, publication, lsn
+        self._slot, self._publications, self._lsn = slot, publications, lsn
         self._loop = asyncio.get_running_loop()
         self._started = self._streaming = self._closed = False
         self._failure: PitrError | None = None
@@ -110,15 +112,21 @@ class ReplicationStream:
         self._clock = (0, 0.0)
 
     @classmethod
-    async def open(cls, url: str, *, slot: str, publication: str, lsn: int = 0) -> Self:
+    async def open(
+        cls, url: str, *, slot: str, publication: str | tuple[str, ...], lsn: int = 0
+    ) -> Self:
         """Connect. ``lsn`` is where ``start`` begins; 0 is where the slot stands.
+
+        Args:
+            publication: One or several.
 
         Raises:
             Unavailable: The server does not answer, or has no room.
             InvalidRequest: It refuses user, password, database or replication.
         """
         session = await Session.open(url, slot=slot)
-        return cls(session, slot=slot, publication=publication, lsn=lsn)
+        publications = (publication,) if isinstance(publication, str) else publication
+        return cls(session, slot=slot, publications=publications, lsn=lsn)
 
     async def __aenter__(self) -> Self:
         return self
@@ -222,7 +230,7 @@ class ReplicationStream:
         session = self._session
         # A list of names in which each is an identifier, as a literal of the replication grammar:
         # a backslash is itself in it, and E'' is unknown.
-        names = session.identifier(self._publication).replace("'", "''")
+        names = ",".join(map(session.identifier, self._publications)).replace("'", "''")
         self._ready_for_commands()
         await session.run(
             f"START_REPLICATION SLOT {session.identifier(self._slot)} LOGICAL "
@@ -244,14 +252,18 @@ class ReplicationStream:
                 lsn=lsn_text(self._lsn),
                 end=lsn_text(system.lsn),
             )
-        name = self._session.literal(self._publication)
-        if not await self._rows(f"SELECT FROM pg_catalog.pg_publication WHERE pubname = {name}"):
-            raise InvalidRequest(
-                "the source has no such publication",
-                hint=f"CREATE PUBLICATION {self._session.identifier(self._publication)} FOR …",
-                publication=self._publication,
-                database=system.database,
-            )
+        names = ", ".join(map(self._session.literal, self._publications))
+        there = await self._rows(
+            f"SELECT pubname FROM pg_catalog.pg_publication WHERE pubname IN ({names})"
+        )
+        for publication in self._publications:
+            if [publication] not in there:
+                raise InvalidRequest(
+                    "the source has no such publication",
+                    hint=f"CREATE PUBLICATION {self._session.identifier(publication)} FOR …",
+                    publication=publication,
+                    database=system.database,
+                )
         found = await self._rows(
             "SELECT s.setting, (extract(epoch FROM clock_timestamp()) * 1000000)::int8, "
             "(SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots "

@@ -6,7 +6,6 @@ simply done again. ``detach`` is its counterpart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import asyncpg
@@ -17,7 +16,8 @@ from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 from pitr.domain.pgoutput.attach import AttachNames, AttachOptions, AttachPlan
 from pitr.domain.pgoutput.attach_findings import in_the_way
 from pitr.domain.pgoutput.attach_plan import plan_attach
-from pitr.domain.pgoutput.installed import Step, StepKind, state_of
+from pitr.domain.pgoutput.attach_results import Done
+from pitr.domain.pgoutput.installed import Step, state_of
 from pitr.domain.pgoutput.selection import Selection
 
 VERSION_MIN: Final = 14
@@ -30,15 +30,6 @@ _OLDEST: Final = (
     "SELECT pid, usename, application_name, xact_start, query FROM pg_stat_activity"
     " WHERE backend_xid IS NOT NULL ORDER BY xact_start"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """A step of a plan, and whether it was made now or was there."""
-
-    kind: StepKind
-    name: str
-    did: Literal["made", "there"]
 
 
 async def attach_plan(

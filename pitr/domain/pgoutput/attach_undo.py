@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pitr.domain.log import Source
 from pitr.domain.pgoutput.attach_request import names_in
+from pitr.domain.pgoutput.attach_url import server_of
 from pitr.domain.pgoutput.source import OWN_SCHEMA
 from pitr.domain.pgoutput.sql import identifier, literal
 from pitr.domain.pgoutput.steps import SIGNATURES, TRIGGER_STEPS
@@ -36,12 +37,9 @@ def _offered() -> Iterable[str]:
 
 
 def shares_database(source: Source, others: Iterable[Source]) -> bool:
-    """Whether another source is one of the same database, as far as their URLs tell."""
+    """Whether one of the others is of the same database, as far as their URLs tell."""
 
-    def place(each: Source) -> tuple[object, str]:
-        after = each.url.partition("//")[2].rpartition("@")[2].partition("/")[0]
-        return each.options.get("database"), after.partition("?")[0].lower()
+    def place(each: Source) -> tuple[object, object]:
+        return each.options.get("database"), server_of(each.url)
 
-    return any(
-        place(other) == place(source) and other.name != source.name for other in others
-    )
+    return any(place(other) == place(source) for other in others)

@@ -47,3 +47,14 @@ def checked_url(url: str) -> tuple[str, str | None]:
             hint="use a key file that needs none (sslkey=…) and that only pitr can read",
         )
     return plain, password or None
+
+
+_SERVER: Final = ("host", "hostaddr", "port", "service")
+
+
+def server_of(url: str) -> tuple[object, ...]:
+    """Return the part of a URL that says which server it is."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    named = sorted(pair for pair in options if pair[0] in _SERVER)
+    return parts.netloc.rpartition("@")[2].lower(), *named

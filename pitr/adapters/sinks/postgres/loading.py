@@ -86,7 +86,11 @@ class Loader:
         return table, rows_count, await self._keyed(collection, name, inference)
 
     async def make_as_it_was(
-        self, collection: str, schema: TableSchema, name: TableName, batches: Iterable[pa.RecordBatch]
+        self,
+        collection: str,
+        schema: TableSchema,
+        name: TableName,
+        batches: Iterable[pa.RecordBatch],
     ) -> tuple[Table, int, list[str]]:
         """Make a table with the columns and the key that the rows' own table had, and fill it.
 
