@@ -21,6 +21,7 @@ from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.adapters.kafka import KafkaFeed
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
+from pitr.adapters.postgres.attachable import attachable
 from pitr.adapters.postgres.attached import AttachedDatabase
 from pitr.adapters.sinks import sink_for
 from pitr.adapters.sinks.files import FileFormat
@@ -34,8 +35,10 @@ from pitr.domain.ports import Clock, Decoder, ObjectStore, Sink
 from pitr.kafka_settings import kafka_config, kafka_topics
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
+from pitr.services.attach import Attacher
 from pitr.services.capture import Capture
 from pitr.services.compact import Compactor
+from pitr.services.detach import Detacher
 from pitr.services.follow import Follower
 from pitr.services.history import HistoryReader
 from pitr.services.ingest import FileIngest
@@ -69,6 +72,8 @@ class App:
     restorer: Restorer = field(init=False)
     history: HistoryReader = field(init=False)
     lanes: LaneKeeper = field(init=False)
+    attacher: Attacher = field(init=False)
+    detacher: Detacher = field(init=False)
     quarantine: Quarantine = field(init=False)
     verifier: Verifier = field(init=False)
     status: StatusReader = field(init=False)
@@ -80,7 +85,8 @@ class App:
     decoder: Decoder = field(init=False)
     file_ingest: FileIngest = field(init=False)
     captures: list[Capture] = field(default_factory=list)
-    followers: list[Follower] = field(default_factory=list)
+    followers: dict[str, Follower] = field(default_factory=dict)
+    """Those at work, by log and lane: ``main/postgres:shop``."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _appenders: dict[str, Appender] = field(default_factory=dict)
 
@@ -92,6 +98,11 @@ class App:
         self.restorer = Restorer(catalog, self.archive, self.resolver, clock, new_id=new_uid)
         self.history = HistoryReader(self.archive)
         self.lanes = LaneKeeper(catalog, clock)
+        password = self.settings.source_password
+        self.attacher = Attacher(
+            catalog, clock, connect=attachable, password=password, ensure_log=self.ensure_log
+        )
+        self.detacher = Detacher(catalog, self.lanes, clock, connect=attachable, password=password)
         self.quarantine = Quarantine(catalog)
         self.verifier = Verifier(catalog, store)
         self.status = StatusReader(catalog, clock)
@@ -171,7 +182,7 @@ class App:
 
     async def follower(self, log: str, source: Source) -> Follower:
         """Make what follows an attached database; to be run once."""
-        follower = Follower(
+        return Follower(
             self.catalog,
             await self.appender(log),
             self.archive,
@@ -182,8 +193,6 @@ class App:
             owner=_new_owner(),
             limits=self.limits,
         )
-        self.followers.append(follower)
-        return follower
 
     def sink(
         self,
@@ -231,6 +240,11 @@ class App:
 
 def _new_owner() -> str:
     return f"{socket.gethostname()}/{os.getpid()}/{new_uid()[:8]}"
+
+
+def attacher_to_look(settings: Settings) -> Attacher:
+    """Make an attacher that needs no catalog, and so can only look."""
+    return Attacher(None, SystemClock(), connect=attachable, password=settings.source_password)
 
 
 @asynccontextmanager

@@ -1,4 +1,7 @@
-"""Capture beside the HTTP API, or as processes of its own in one consumer group."""
+"""Capture beside the HTTP API, or as processes of its own.
+
+Those of Kafka form one consumer group; attached databases are followed by one process.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import structlog
 
 from pitr.app import App, open_app
-from pitr.domain.errors import PitrError, Unavailable
+from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
 from pitr.faces.event_log import configure_logging
+from pitr.faces.follow import attached, following
 from pitr.faces.upkeep import upkeep
 from pitr.services.capture import Capture
 from pitr.settings import Settings
@@ -58,25 +62,42 @@ async def _capture_on(app: App, capture: Capture, stop: asyncio.Event) -> None:
         capture = await app.capture()
 
 
-async def capture(settings: Settings, *, workers: int, ready: Callable[[], None]) -> None:
-    """Capture until SIGTERM or SIGINT, in this process or in ``workers`` processes of their own.
+async def capture(
+    settings: Settings, *, kafka: bool, workers: int, ready: Callable[[Sequence[str]], None]
+) -> None:
+    """Capture until SIGTERM or SIGINT: attached databases, and topics if there is ``kafka``.
 
-    The first process also seals, merges and makes snapshots.
+    Topics are captured in this process or in ``workers`` processes of their own. The first process
+    follows databases, seals, merges and makes snapshots. ``ready`` is told the databases' names.
 
     Raises:
-        InvalidRequest: The settings make no sense, or Kafka refuses us.
+        InvalidRequest: There is nothing to capture, the settings make no sense, or Kafka refuses.
         Unavailable: The catalog does not answer or cannot be started.
     """
     configure_logging(settings.log_level)
     with _stopping() as stop:
         async with open_app(settings) as app:
+            databases = [source.name for _, source in await attached(app)]
+            if not (kafka or databases):
+                raise nothing_to_capture()
             await app.ensure_log(settings.log)
-            async with upkeep(app, asyncio.Event()):
-                ready()
-                if workers == 1:
+            async with upkeep(app, asyncio.Event()), following(app):
+                ready(databases)
+                if not kafka:
+                    await stop.wait()
+                elif workers == 1:
                     await (await app.capture()).run(stop)
                 else:
                     await _Workers(workers).run(stop)
+
+
+def nothing_to_capture() -> InvalidRequest:
+    """The error where neither a broker nor a database is named."""
+    return InvalidRequest(
+        "there is nothing to capture",
+        hint="pitr attach postgresql://user@host/database, or set PITR_KAFKA_BOOTSTRAP=host:9092"
+        " and PITR_KAFKA_TOPICS",
+    )
 
 
 async def work(settings: Settings) -> None:

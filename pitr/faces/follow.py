@@ -11,10 +11,25 @@ import structlog
 from pitr.app import App
 from pitr.domain.errors import PitrError
 from pitr.domain.log import Source
+from pitr.domain.pgoutput.attach_request import is_detaching
+from pitr.services.follow import Follower
 from pitr.services.tasks import pause
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
 """How often it is seen whether databases were attached or detached."""
+
+STOP_S = 10.0
+"""Longest wait for a follower to end in order; one that is cut off goes on where it was."""
+
+
+async def attached(app: App) -> list[tuple[str, Source]]:
+    """Return the databases that are to be followed, of every log, with the log's name."""
+    return [
+        (log.name, source)
+        for log in await app.catalog.logs()
+        for source in await app.catalog.sources(log.name)
+        if not is_detaching(source)
+    ]
 
 
 @contextlib.asynccontextmanager
@@ -49,21 +64,27 @@ class _Followers:
             each.set()
 
     async def _look(self) -> None:
-        wanted = {
-            (log.name, source.name, source.created_us): source
-            for log in await self._app.catalog.logs()
-            for source in await self._app.catalog.sources(log.name)
-        }
+        found = await attached(self._app)
+        wanted = {(log, source.name, source.created_us): source for log, source in found}
         for key in [key for key in self._stops if key not in wanted]:
             self._stops.pop(key).set()
         for key, source in wanted.items():
             if key not in self._stops:
+                follower = await self._app.follower(key[0], source)
                 stop = self._stops[key] = asyncio.Event()
-                self._group.create_task(self._follow(key[0], source, stop))
+                self._group.create_task(self._follow(key[0], source, follower, stop))
 
-    async def _follow(self, log: str, source: Source, stop: asyncio.Event) -> None:
-        follower = await self._app.follower(log, source)
+    async def _follow(
+        self, log: str, source: Source, follower: Follower, stop: asyncio.Event
+    ) -> None:
+        followers, name = self._app.followers, f"{log}/{source.lane}"
+        followers[name] = follower
         try:
-            await follower.run(stop)
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(follower.run(stop))
+                await stop.wait()
+                await asyncio.wait((running,), timeout=STOP_S)
+                running.cancel()
         finally:
-            self._app.followers.remove(follower)
+            if followers.get(name) is follower:
+                del followers[name]

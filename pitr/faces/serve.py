@@ -19,6 +19,7 @@ from pitr.domain.errors import Conflict, InvalidRequest
 from pitr.faces.api import make_api
 from pitr.faces.capture import capturing
 from pitr.faces.event_log import configure_logging
+from pitr.faces.follow import following
 from pitr.faces.upkeep import upkeep
 from pitr.settings import Settings
 
@@ -63,7 +64,7 @@ async def serve(settings: Settings, *, ready: Ready) -> None:
         async with ending.starting(), open_app(settings) as app:
             server = _server(make_api(app), on_ready=lambda: ready(_url(listener)))
             await app.ensure_log(settings.log)
-            async with upkeep(app, ending.forced), capturing(app):
+            async with upkeep(app, ending.forced), capturing(app), following(app):
                 ending.serving(server)
                 await server.serve(sockets=[listener])
             structlog.get_logger("pitr.serve").info("ending")

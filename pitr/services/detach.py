@@ -127,9 +127,9 @@ class Detacher:
         ending = replace(source, options={**source.options, DETACHING: True})
         await self._catalog.change_source(log, ending)
         lane = await self._lane(log, source.lane)
-        if lane is None or lane.owner is None or lane.seen_us is None:
+        if lane is None or lane.owner is None:
             return
-        if self._clock.now_us() - lane.seen_us > FRESH_US:
+        if lane.seen_us is not None and self._clock.now_us() - lane.seen_us > FRESH_US:
             return
         seen_us, began_s = lane.seen_us, time.monotonic()
         quiet_since_s = began_s

@@ -212,7 +212,6 @@ async def followed(app: App, log: str, source: Source) -> AsyncIterator[Follower
             yield follower
         finally:
             stop.set()
-    app.followers.remove(follower)
 
 
 @asynccontextmanager
@@ -322,6 +321,7 @@ async def small_transactions(
 ) -> dict[str, float]:
     """Milliseconds from a commit of one row to the durable log, while nothing else happens."""
     random_, waited = random.Random(7), []
+    await source_db.run("SET synchronous_commit = on")
     async with followed(app, log, source) as follower:
         await reached(app, log, source, await source_db.end())
         known = await source_db.value("SELECT max(id) FROM shop.orders")

@@ -49,7 +49,8 @@ def test_every_option_and_its_variable_are_documented(name: str) -> None:
 
 def test_no_option_is_documented_that_does_not_exist() -> None:
     root = typer.main.get_command(app)
-    known = {option for each in [root, *TREE.values()] for p in each.params for option in p.opts}
+    parameters = [p for each in [root, *TREE.values()] for p in each.params]
+    known = {option for p in parameters for option in (*p.opts, *p.secondary_opts)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", CLI))
     assert named - known - {"--help", "--install-completion", "--show-completion"} == set()
 

@@ -194,6 +194,19 @@ async def test_what_is_not_exactly_the_key_is_no_order(db18: Any, made: str) -> 
     assert sum(chunk.rows for chunk in chunks) == await db18.fetchval("SELECT count(*) FROM t")
 
 
+async def test_key_values_that_their_domain_no_longer_takes_are_places_to_go_on(
+    db18: Any,
+) -> None:
+    await db18.execute("CREATE DOMAIN small AS int; CREATE TABLE t (id small PRIMARY KEY)")
+    await db18.execute("INSERT INTO t SELECT i FROM generate_series(1, 20) i")
+    await db18.execute("ALTER DOMAIN small ADD CHECK (VALUE > 15) NOT VALID")
+    table = await described(db18, "t", "id")
+
+    found = documents(await all_chunks(db18, table), table)
+
+    assert [int(row["id"]) for row in found] == list(range(1, 21))
+
+
 @pytest.fixture
 async def german(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """A server with a locale of its own, made from the system's sources of locales."""
@@ -293,6 +306,25 @@ async def test_blocks_are_read_from_the_first_again_when_rows_were_moved(db18: A
 
     assert again.done
     assert sorted(int(row["id"]) for row in documents([again], table)) == list(range(1, 401, 2))
+
+
+async def test_a_table_with_few_rows_in_many_blocks_is_read_in_short_transactions(
+    db18: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks_module, "BLOCKS_MAX", 10)
+    await db18.execute("CREATE TABLE t (id int, v text)")
+    await db18.execute("INSERT INTO t SELECT i, repeat('v', 700) FROM generate_series(1, 400) i")
+    await db18.execute("DELETE FROM t WHERE id NOT IN (3, 397)")
+    table = await described(db18, "t")
+
+    found = []
+    after, done = None, False
+    while not done:
+        chunk = await read_chunk(db18, table, after=after, rows_max=100)
+        found.append(chunk.data[:-702])
+        after, done = chunk.last, chunk.done
+
+    assert found == [b"3", b"", b"", b"397"]
 
 
 async def test_equal_rows_and_nulls_are_read_as_often_as_they_are_there(db18: Any) -> None:

@@ -21,7 +21,7 @@ CREATE TYPE pair AS (a int, "b ""c""" text);
 CREATE DOMAIN couple AS pair;
 CREATE TYPE nested AS (p pair, q pair[], at timestamptz, doc jsonb, m mood, body bytea, f float8);
 CREATE TYPE one AS (a text);
-CREATE TYPE none AS ();
+CREATE TYPE nothing AS ();
 CREATE TABLE shape (a int, b text, c int);
 ALTER TABLE shape DROP COLUMN b;
 CREATE TYPE textrange AS RANGE (subtype = text, collation = "C");
@@ -225,7 +225,7 @@ TYPES: dict[str, list[str]] = {
     "daterange": ["'[2026-03-01,infinity)'", "'[0044-03-15 BC,2026-01-01)'"],
     "tsrange": ["'[2026-03-01 09:30,2026-03-01 10:00:00.5)'", "'(,infinity]'"],
     "tstzrange": ["'[2026-03-01 09:30+02,)'", "'[0044-03-15 12:00+00 BC,2026-01-01 00:00+00]'"],
-    "textrange": ["""'["a ""b"", c",")\\\\("]'""", "'[\"\",a)'", "textrange(chr(10), 'é')"],
+    "textrange": ["""'["a ""b"", c","x)\\\\("]'""", "'[\"\",a)'", "textrange(chr(10), 'é')"],
     "floatrange": ["'[-0,1e-300)'", "'[0.1,Infinity]'"],
     "int4multirange": ["'{}'", "'{[1,3),[5,)}'"],
     "nummultirange": ["'{[1.5,2],(3,)}'"],
@@ -269,7 +269,7 @@ TYPES: dict[str, list[str]] = {
         "ROW(NULL, '{}', NULL, 'null', NULL, '', '-0')",
     ],
     "one": ["ROW('')", "ROW(NULL)", "ROW('a')"],
-    "none": ["'()'"],
+    "nothing": ["'()'"],
     "shape": ["ROW(1, 2)"],
     "hstore": ["''", "'a=>1, \"b \\\"c\\\"\"=>NULL, d=>\"NULL\", e=>\"\", \"=>\"=>\"é, 😀\"'"],
     "ltree": ["'top.science_1.a'", "''"],

@@ -17,13 +17,18 @@ from pitr.adapters.kafka.config import KafkaConfig
 LEAVE_S = 3.0
 """How long a broker may take to note what we tell it; nothing depends on it."""
 
+START_S = 60.0
+"""How long a client may take to start: with brokers that name themselves otherwise than they can be
+reached, it would try for ever."""
+
 Client: TypeAlias = AIOKafkaConsumer | AIOKafkaAdminClient
 
 
 async def start(client: Client) -> None:
     """Start a client; one that cannot start is stopped."""
     try:
-        await client.start()
+        async with asyncio.timeout(START_S):
+            await client.start()
     except BaseException:
         await _stopping(client)
         raise

@@ -19,7 +19,6 @@ from pitr.domain.pgoutput.sql import identifier, literal, qualified
 
 _SETTINGS: Final = {
     **SESSION,
-    "search_path": "pg_catalog",
     "row_security": "off",  # an error, rather than rows that a policy hides
     "statement_timeout": "0",
     # The key's index, whatever the statistics say: a sort would read the whole table every time.

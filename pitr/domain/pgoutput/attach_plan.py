@@ -72,9 +72,10 @@ def _undo(
     publication = installed.publications.get(names.publication)
     changed = repaired(publication.comment) if publication is not None else {}
     changed |= {repair.relid: (repair.before, repair.after) for repair in holds.repairs}
-    places = {
-        place.relid: place.quoted for table in chosen.all for place in (table, *table.leaves)
-    }
+    places: dict[int, str] = {}
+    for table in chosen.all:
+        places[table.relid] = table.quoted
+        places |= {leaf.relid: leaf.quoted for leaf in table.leaves}
     undone = (
         Repair(relid=relid, quoted=places[relid], before=after, after=before)  # type: ignore[arg-type]
         for relid, (before, after) in changed.items()

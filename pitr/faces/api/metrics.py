@@ -112,6 +112,7 @@ class _LogGauges:
             return Gauge(f"pitr_lane_{name}", text, ["log", "lane"], registry=registry)
 
         self._lane_lag = lane("lag", "Records of a pulled lane that are not captured yet")
+        self._lane_lag_bytes = lane("lag_bytes", "WAL of an attached database not captured yet")
         self._lane_rate = lane("rate", "Changes a second that a pulled lane gets")
         self._lane_problem = lane("problem", "1 if a pulled lane does not move, or soon will not")
 
@@ -141,7 +142,10 @@ class _LogGauges:
         self._gaps.labels(name).set(len(status.gaps))
         for lane in status.lanes:
             if lane.owner is not None:  # a pushed lane has none: there may be very many of them
-                self._lane_lag.labels(name, lane.lane).set(lane.lag or 0)
+                if lane.lag_bytes is None:
+                    self._lane_lag.labels(name, lane.lane).set(lane.lag or 0)
+                else:
+                    self._lane_lag_bytes.labels(name, lane.lane).set(lane.lag_bytes)
                 self._lane_rate.labels(name, lane.lane).set(lane.rate or 0)
                 self._lane_problem.labels(name, lane.lane).set(lane.problem is not None)
 

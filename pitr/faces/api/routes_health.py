@@ -36,7 +36,7 @@ async def healthz() -> Response:
     responses={503: {"description": "Something it depends on does not answer"}},
 )
 async def readyz(here: Here) -> Response:
-    """Ask catalog, store and, where it captures, Kafka; 503 with the reasons if one is away."""
+    """Ask catalog and store; tell how capture from Kafka and databases goes; 503 with reasons."""
     checks = dict(
         zip(
             ("catalog", "store"),
@@ -48,6 +48,8 @@ async def readyz(here: Here) -> Response:
     )
     for capture in here.app.captures:
         checks["capture"] = capture.problem or "ok"
+    for name, follower in sorted(here.app.followers.items()):
+        checks[name] = follower.problem or "ok"
     ready = all(found == "ok" for found in checks.values())
     document = {"status": "ok" if ready else "unavailable", "checks": checks}
     return json_response(document, status=200 if ready else 503)

@@ -1,17 +1,16 @@
-"""``pitr capture``: changes from Kafka."""
+"""``pitr capture``: changes from attached databases and from Kafka."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pitr.faces.cli.command import Run, command
-from pitr.faces.cli.console import Console
 from pitr.faces.cli.ingest import InputFormat
 
 if TYPE_CHECKING:
@@ -62,10 +61,10 @@ async def capture(
     ] = 1,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
 ) -> None:
-    """Capture topics of Kafka into the log until told to stop, each record once.
+    """Capture attached databases and topics of Kafka until told to stop, each change once.
 
-    Where capture stands is in the catalog: start and kill it as you like. Credentials, formats of
-    single topics and keys come from PITR_KAFKA_ variables.
+    Where capture stands is in the catalog: start and kill it as you like. pitr attach says which
+    databases; credentials, formats of single topics and keys come from PITR_ variables.
     """
     settings = run.settings(
         log=run.given.log,
@@ -76,20 +75,28 @@ async def capture(
         kafka_format=None if format is None else format.value,
         kafka_from=None if begin is None else begin.value,
     )
-    await _capture(run.console, settings, workers=workers, worker=worker)
+    await _capture(run, settings, workers=workers, worker=worker)
 
 
-async def _capture(console: Console, settings: Settings, *, workers: int, worker: bool) -> None:
+async def _capture(run: Run, settings: Settings, *, workers: int, worker: bool) -> None:
     from pitr.faces.capture import capture as run_capture
-    from pitr.faces.capture import work
+    from pitr.faces.capture import nothing_to_capture, work
     from pitr.kafka_settings import kafka_config, kafka_topics
 
-    kafka_config(settings).client()
-    kafka_topics(settings)
+    topics = settings.kafka_pattern or settings.kafka_topics
+    kafka = bool(settings.kafka_bootstrap or topics)
+    if kafka:
+        kafka_config(settings).client()
+        kafka_topics(settings)
+    elif not run.has_data:
+        raise nothing_to_capture()  # and nothing is started for that
     asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)  # capture ends in order
     if worker:
         await work(settings)
         return
-    topics = settings.kafka_pattern or settings.kafka_topics
-    ready = partial(console.say, f"pitr captures {topics}")
-    await run_capture(settings, workers=workers, ready=ready)
+
+    def ready(databases: Sequence[str]) -> None:
+        whole = [*(f"database {name}" for name in databases), *([topics] if topics else [])]
+        run.console.say(f"pitr captures {', '.join(whole)}")
+
+    await run_capture(settings, kafka=kafka, workers=workers, ready=ready)

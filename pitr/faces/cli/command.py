@@ -137,13 +137,20 @@ class Run:
         from pitr.app import open_app
 
         settings = self.settings()
-        if not (create or settings.catalog_url or (settings.data / "postgres").is_dir()):
+        if not (create or self.has_data):
             raise NotFound(
                 "there is no pitr data here",
-                hint="pitr ingest and pitr serve start it; --data names another folder",
+                hint="pitr serve, pitr attach and pitr ingest start it; --data names another"
+                " folder",
                 data=settings.data,
             )
         return open_app(settings)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is a catalog, or somebody has said where one is."""
+        settings = self.settings()
+        return bool(settings.catalog_url) or (settings.data / "postgres").is_dir()
 
     def actor(self, given: str | None) -> str | None:
         """Who is recorded: who was named, else PITR_ACTOR, else the login name."""
@@ -190,8 +197,9 @@ def _checked(function: Work, run: Run, values: dict[str, Any]) -> Coroutine[Any,
     for name, value in values.items():
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str) and name not in ("file", "into") and not _is_utf8(text):
+                shown = {} if name == "url" else {"value": text}  # that may hold a password
                 option = name.replace("_", "-")
-                raise InvalidRequest("the argument is not UTF-8", argument=option, value=text)
+                raise InvalidRequest("the argument is not UTF-8", argument=option, **shown)
     return function(run, **values)
 
 

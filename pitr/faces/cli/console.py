@@ -85,7 +85,11 @@ class Console:
         """Report an error on stderr, and with ``json`` on stdout too, for the script."""
         self.say(f"pitr: {error.code}: {_one_line(str(error))}")
         if error.hint:
-            self.say(f"hint: {_one_line(error.hint)}")
+            # Statements that help are on lines of their own, to be copied.
+            first, *more = error.hint.splitlines()
+            self.say(f"hint: {_one_line(first)}")
+            for line in more:
+                self.say(_one_line(line))
         if self.json:
             from pitr.faces.documents import error_document
 

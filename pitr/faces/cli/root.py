@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from pitr.domain.errors import InvalidRequest
 from pitr.faces.cli import (
+    attach,
     capture,
     demo,
     ingest,
@@ -133,6 +134,9 @@ CAPTURE, AUDIT, RECOVER, UPKEEP = "Capture", "Audit", "Recover", "Upkeep"
 
 app.command("serve", rich_help_panel=CAPTURE)(serve.serve)
 app.command("capture", rich_help_panel=CAPTURE)(capture.capture)
+app.command("attach", rich_help_panel=CAPTURE)(attach.attach)
+app.command("detach", rich_help_panel=CAPTURE)(attach.detach)
+app.command("sources", rich_help_panel=CAPTURE)(attach.sources)
 app.command("ingest", rich_help_panel=CAPTURE)(ingest.ingest)
 app.add_typer(lanes.app, name="lanes", rich_help_panel=CAPTURE)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=CAPTURE)

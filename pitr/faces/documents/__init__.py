@@ -5,6 +5,13 @@ read as numbers (invariant 10). Only ``dumps`` writes documents. Times are RFC 3
 microsecond; sizes are bytes; ranges are half-open.
 """
 
+from pitr.faces.documents.attach import (
+    attach_plan_document,
+    attached_document,
+    detach_document,
+    findings_document,
+    source_document,
+)
 from pitr.faces.documents.base import (
     Document,
     dumps,
@@ -47,13 +54,17 @@ from pitr.faces.documents.records import (
 __all__ = [
     "Document",
     "appended_document",
+    "attach_plan_document",
+    "attached_document",
     "change_document",
     "change_reference",
     "check_document",
+    "detach_document",
     "dumps",
     "error_document",
     "facts_document",
     "field_document",
+    "findings_document",
     "gap_document",
     "history_document",
     "ingest_document",
@@ -71,6 +82,7 @@ __all__ = [
     "restore_document",
     "row_change_document",
     "snapshot_document",
+    "source_document",
     "status_document",
     "verify_document",
 ]

@@ -49,6 +49,8 @@ def _fact(value: object) -> object:
         return value
     if isinstance(value, list | tuple):
         return [_fact(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _fact(item) for name, item in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(plain_text(str(item)) for item in value)
     return plain_text(str(value))

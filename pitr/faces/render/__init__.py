@@ -1,5 +1,12 @@
 """Results as text for people: pure, from dataclasses to lines without a line feed at the end."""
 
+from pitr.faces.render.attach import (
+    attached_text,
+    detached_text,
+    findings_text,
+    left_text,
+    sources_table,
+)
 from pitr.faces.render.changes import changes_table, history_text, resolution_line, resolution_text
 from pitr.faces.render.logs import gaps_table, lanes_table, logs_table, status_text
 from pitr.faces.render.objects import (
@@ -24,14 +31,18 @@ from pitr.faces.render.text import counted, printable, seconds, short, size, tab
 
 __all__ = [
     "appended_text",
+    "attached_text",
     "changes_table",
     "compact_text",
     "counted",
     "demo_text",
+    "detached_text",
+    "findings_text",
     "gaps_table",
     "history_text",
     "ingest_text",
     "lanes_table",
+    "left_text",
     "logs_table",
     "marks_table",
     "objects_table",
@@ -48,6 +59,7 @@ __all__ = [
     "seconds",
     "short",
     "size",
+    "sources_table",
     "status_text",
     "table",
     "verify_text",

@@ -82,7 +82,7 @@ def lanes_table(log: LogStatus) -> str:
             lane.change_count,
             rfc3339(lane.at_us) if lane.change_count else None,
             lane_complete(lane),
-            lane.lag,
+            lane.lag if lane.lag_bytes is None else size(lane.lag_bytes),
             _lag_seconds(lane, log.now_us),
             None if lane.rate is None else f"{lane.rate:,.0f}/s",
         )
