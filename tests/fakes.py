@@ -13,7 +13,7 @@ import pyarrow as pa
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.errors import Conflict, DataLoss, InvalidRequest, NotFound
 from pitr.domain.manifest import ObjectRef
-from pitr.domain.pgoutput.schema import TableSchema
+from pitr.domain.pgoutput.schema import Constraint, TableColumn, TableSchema
 
 
 class MemoryStore:
@@ -136,4 +136,29 @@ def _text(value: object) -> str:
         value
         if isinstance(value, str)
         else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    )
+
+
+def table_schema(name: str, *columns: str, former: Sequence[str] = (), **types: str) -> TableSchema:
+    """A captured table with these columns, the first of which is its key.
+
+    A column is ``text`` unless ``types`` says another.
+    """
+    schema, _, table = f"public.{name}".rpartition(".")
+    return TableSchema(
+        schema=schema.removeprefix("public.") or "public",
+        name=table,
+        relid=1,
+        kind="table",
+        logged=True,
+        identity="d",
+        identity_columns=columns[:1],
+        columns=tuple(
+            TableColumn(number=number, name=each, type=types.get(each, "text"), type_oid=25)
+            for number, each in enumerate(columns, 1)
+        ),
+        primary_key=Constraint(
+            kind="primary", name="key", columns=columns[:1], definition="PRIMARY KEY"
+        ),
+        former=tuple(former),
     )

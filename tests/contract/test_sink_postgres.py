@@ -6,10 +6,13 @@ import asyncio
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from urllib.parse import urlsplit
 
 import asyncpg
+import orjson
 import pyarrow as pa
 import pytest
 
@@ -17,7 +20,7 @@ from pitr.adapters.sinks.postgres import PostgresSink
 from pitr.domain.documents import members
 from pitr.domain.errors import Conflict, DataLoss, InvalidRequest, SinkNotEmpty, Unavailable
 from pitr.domain.ports import SinkReport
-from tests.fakes import FakeState
+from tests.fakes import FakeState, table_schema
 
 Rows = list[tuple[object, object]]
 
@@ -422,6 +425,155 @@ async def test_an_empty_state_writes_nothing(database: str, sql: asyncpg.Connect
     assert dict((await restore(database, FakeState({}))).rows) == {}
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
     assert await sql.fetchval(tables) == 0
+
+
+# Tables of an attached database ------------------------------------------------------------------
+
+
+async def test_json_of_an_attached_database_is_its_text(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    types = "(id int PRIMARY KEY, v json, w jsonb[])"
+    await sql.execute(f"CREATE TABLE known {types}; CREATE TABLE other {types}")
+    texts = ["null", '"text"', "1.10", '{"a":  1}', '"{\\"a\\": 1}"']
+    documents = [
+        orjson.dumps({"id": n, "v": text, "w": [text, None]}).decode()
+        for n, text in enumerate(texts)
+    ]
+    rows = by_id(*documents)
+    state = FakeState(
+        {"public.known": rows, "public.other": rows},
+        schemas={"public.known": table_schema("known", "id", "v", "w")},
+    )
+    await restore(database, state)
+    found = await sql.fetch("SELECT v::text, w[1]::text FROM known ORDER BY id")
+    assert [row[0] for row in found] == texts
+    assert [row[1] for row in found] == [text.replace("  ", " ") for text in texts]
+    found = await sql.fetch("SELECT v::text FROM other ORDER BY id")
+    assert [row[0] for row in found] == [
+        text if text.startswith("{") else orjson.dumps(text).decode() for text in texts
+    ]
+
+
+async def test_columns_are_those_of_the_moment(database: str, sql: asyncpg.Connection) -> None:
+    """Members that were no columns any more are left out, also where a column has that name now."""
+    await sql.execute(
+        """
+        CREATE TABLE t (id int PRIMARY KEY, kept text, again text, added text DEFAULT 'not asked',
+            later text NOT NULL DEFAULT 'by default', told text NOT NULL DEFAULT 'not told')
+        """
+    )
+    known = table_schema("t", "id", "kept", "added", "told", former=("dropped", "again"))
+    told = replace(known.columns[3], not_null=True)
+    known = replace(known, columns=(*known.columns[:3], told))
+    rows = by_id(
+        '{"id":1,"kept":"a","dropped":"x","again":"old"}',
+        '{"id":2,"kept":"b","added":"y","told":"z"}',
+        '{"id":3,"kept":"c","surprise":1}',
+    )
+    report = await restore(database, FakeState({"public.t": rows}, schemas={"public.t": known}))
+    assert [tuple(row) for row in await sql.fetch("SELECT * FROM t ORDER BY id")] == [
+        (1, "a", None, None, "by default", "not told"),
+        (2, "b", None, "y", "by default", "z"),
+        (3, "c", None, None, "by default", "not told"),
+    ]
+    (note,) = report.notes
+    assert note.startswith("public.t: ")
+    assert note.endswith(": again, dropped, surprise")
+
+
+async def test_a_column_of_the_moment_that_is_not_there_is_named(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    rows, known = by_id('{"id":1,"kept":"a","gone":"x"}'), table_schema("t", "id", "kept")
+    for drop_unknown in (False, True):
+        state = FakeState({"public.t": rows}, schemas={"public.t": known})
+        if drop_unknown:
+            await restore(database, state, drop_unknown=True)
+        else:
+            assert (await fails(database, state))["members"] == ["kept"]
+    assert await sql.fetchval("SELECT count(*) FROM t") == 1
+
+
+async def test_a_column_that_was_null_is_not_filled_with_what_new_rows_get(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL DEFAULT 'new')")
+    known = {"public.t": table_schema("t", "id", "v")}
+    facts = await fails(database, FakeState({"public.t": by_id('{"id":1}')}, schemas=known))
+    assert facts["column"] == "v"
+
+
+async def test_a_missing_table_is_made_with_the_columns_of_the_moment(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("CREATE TYPE mood AS ENUM ('calm')")
+    types = {
+        "id": "bigint",
+        "at": "timestamp with time zone",
+        "price": "numeric(10,2)",
+        "mood": "public.mood",
+        "odd": 'shop."no such"',
+        "doc": "jsonb",
+    }
+    known = table_schema("shop.Or.ders", *types, former=("gone",), **types)
+    empty = table_schema("empty", "id", id="uuid")
+    row = (
+        '{"id":1,"at":"2026-03-01 09:30:00+00","price":1.10,"mood":"calm","odd":["x"],'
+        '"doc":"null","gone":1}'
+    )
+    state = FakeState(
+        {"shop.Or.ders": by_id(row), "public.empty": []},
+        schemas={
+            "shop.Or.ders": replace(known, schema="shop", name="Or.ders"),
+            "public.empty": empty,
+        },
+    )
+    report = await restore(database, state)
+    query = """
+        SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+        WHERE attrelid = $1::text::regclass AND attnum > 0 ORDER BY attnum
+    """
+    assert dict(await sql.fetch(query, 'shop."Or.ders"')) == types | {"mood": "mood", "odd": "text"}
+    assert dict(await sql.fetch(query, "empty")) == {"id": "uuid"}
+    found = await sql.fetchrow('SELECT price::text, odd, doc::text FROM shop."Or.ders"')
+    assert tuple(found) == ("1.10", '["x"]', "null")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await sql.execute('INSERT INTO shop."Or.ders" (id) VALUES (1)')
+    made, left_out = report.notes
+    assert made == 'shop.Or.ders: odd is text, as there is no type shop."no such" here'
+    assert left_out == "shop.Or.ders: left out what were no columns any more: gone"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("lc_monetary", "C.UTF-8"),
+        ("intervalstyle", "sql_standard"),
+        ("datestyle", "German, DMY"),
+        ("array_nulls", "off"),
+        ("timezone", "America/New_York"),
+    ],
+)
+async def test_settings_of_the_database_alter_nothing(
+    database: str, sql: asyncpg.Connection, setting: str, value: str
+) -> None:
+    await sql.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, m money, i interval, d date, a int[], z timestamptz)"
+    )
+    name = await sql.fetchval("SELECT current_database()")
+    await sql.execute(f"ALTER DATABASE \"{name}\" SET {setting} = '{value}'")
+    row = (
+        '{"id":1,"m":"-$1,234.56","i":"-1 days +02:03:00","d":"2026-02-03","a":[1,null],'
+        '"z":"2026-03-01 09:30:00+00"}'
+    )
+    await restore(database, FakeState({"t": by_id(row)}))
+    await sql.execute("SET lc_monetary = 'C'")
+    found = await sql.fetchrow(
+        "SELECT m::text, i = '-1 day'::interval + '2:03', d, a, z = '2026-03-01 09:30+00' FROM t"
+    )
+    assert tuple(found) == ("-$1,234.56", True, date(2026, 2, 3), [1, None], True)
 
 
 # All or nothing ----------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from pitr.adapters.sinks.postgres.rows import RowEncoder
 from pitr.adapters.sinks.postgres.tables import Column, Table, TableName
 from pitr.adapters.sinks.postgres.values import Unfit, check_scale, text_of
 from pitr.domain.errors import InvalidRequest
-from tests.fakes import change_batch
+from pitr.domain.pgoutput.schema import TableSchema
+from tests.fakes import change_batch, table_schema
 
 BASES = [
     ("int4", -1),
@@ -86,8 +87,8 @@ RAW = st.one_of(
 )
 
 
-def table_of(*columns: Column) -> Table:
-    return Table(name=TableName("public", "t"), oid=1, columns=columns)
+def table_of(*columns: Column, schema: TableSchema | None = None) -> Table:
+    return Table(name=TableName("public", "t"), oid=1, columns=columns, schema=schema)
 
 
 def column(name: str, base: str, typmod: int = -1, **options: object) -> Column:
@@ -95,9 +96,11 @@ def column(name: str, base: str, typmod: int = -1, **options: object) -> Column:
     return Column(name=name, type=base, base=base, typmod=typmod, element=element, **options)  # type: ignore[arg-type]
 
 
-def encoded(table: Table, documents: list[str], *, short_way: bool) -> object:
-    """The rows by key, or what was said of the first that does not fit."""
-    encoder = RowEncoder("t", table, drop_unknown=False)
+def encoded(
+    table: Table, documents: list[str], *, short_way: bool, drop_unknown: bool = False
+) -> object:
+    """The rows by key and what was left out, or what was said of the first that does not fit."""
+    encoder = RowEncoder("t", table, drop_unknown=drop_unknown)
     rows = [(f'{{"id":{number}}}', text) for number, text in enumerate(documents)]
     if not short_way:
         encoder._usual_made = True
@@ -109,7 +112,7 @@ def encoded(table: Table, documents: list[str], *, short_way: bool) -> object:
                 found[key] = dict(zip(lines.columns, text.split("\t"), strict=True))
     except InvalidRequest as error:
         return error.facts
-    return found
+    return found | {"left out": encoder.left_out}
 
 
 @pytest.mark.parametrize(("base", "typmod"), BASES)
@@ -145,8 +148,58 @@ def test_a_scale_refuses_exactly_what_would_be_rounded(number: Decimal, scale: i
 def test_odd_column_names_take_the_long_way() -> None:
     table = table_of(column("id", "int4"), column('a "b"\\', "text"))
     assert encoded(table, ['{"id":1,"a \\"b\\"\\\\":"x"}'], short_way=True) == {
-        '{"id":0}': {"id": "1", 'a "b"\\': "x"}
+        '{"id":0}': {"id": "1", 'a "b"\\': "x"},
+        "left out": set(),
     }
+
+
+THEN = table_schema("t", "id", "kept", "made", "nullable", "g", former=("gone", "again"))
+"""``later`` and ``again`` came after the moment; ``gone`` and an ``again`` went before it."""
+
+
+@pytest.mark.parametrize("drop_unknown", [False, True])
+@given(
+    rows=st.lists(
+        st.dictionaries(
+            st.sampled_from(["kept", "made", "nullable", "g", "gone", "again", "later", "odd"]),
+            st.sampled_from(["null", '"x"', "1", '"a\\tb"']),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_both_ways_know_the_columns_of_the_moment(
+    rows: list[dict[str, str]], drop_unknown: bool
+) -> None:
+    table = table_of(
+        column("id", "int4"),
+        column("again", "text"),
+        column("later", "text", fills_itself=True),
+        column("kept", "text"),
+        column("made", "text", fills_itself=True),
+        column("nullable", "text"),
+        column("g", "text", generated=True),
+        schema=THEN,
+    )
+    documents = [
+        "{" + ",".join([f'"id":{n}', *(f'"{name}":{value}' for name, value in row.items())]) + "}"
+        for n, row in enumerate(rows)
+    ]
+    short, long = (
+        encoded(table, documents, short_way=each, drop_unknown=drop_unknown)
+        for each in (True, False)
+    )
+    assert isinstance(short, dict) and isinstance(long, dict)
+    went = {"gone", "again", "later", "odd"} & {name for row in rows for name in row}
+    assert long.pop("left out") == went
+    told = short.pop("left out")
+    assert told == went or (drop_unknown and went - {"later", "odd"} <= told <= went)
+    assert short == long
+    for place, row in enumerate(rows):
+        texts = long[f'{{"id":{place}}}']
+        assert (texts["again"], texts.get("later")) == ("\\N", None)
+        assert ("made" in texts) == ("made" in row)
+        assert "g" not in texts
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import io
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import pytest
 
 from pitr.adapters.clock import new_uid
@@ -34,9 +33,7 @@ async def twin_of(server: Source, database: str) -> AsyncIterator[str]:
 
 
 async def restore(world: World, url: str, target: str = "latest", **options: Any) -> RestoreReport:
-    restorer = Restorer(
-        world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: new_uid()
-    )
+    restorer = Restorer(world.catalog, world.archive, world.resolver, world.clock, new_id=new_uid)
     plan = await restorer.plan(RestoreRequest(log=world.log, target=target))
     return await restorer.restore(plan, PostgresSink(url, **options))
 

@@ -25,8 +25,6 @@ WINDOW_BYTES_MAX: Final = 64 * 1024 * 1024
 UNSEEN_MAX: Final = 1_000_000
 """Most transactions that are kept by their numbers; then only the newest of them is."""
 
-_KEPT: Final = ["collection", "key", "op", "after", "unchanged"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -115,17 +113,17 @@ class Window:
         if not self.watched:
             return
         watched = pc.is_in(changes["collection"], value_set=pa.array(sorted(self.watched)))
-        if not pc.any(watched).as_py():
-            return
-        kept = changes.select([*_KEPT, "tx"]).filter(watched)
-        piece = _Piece(_slim(kept), _xids_of(kept["tx"]))
+        rows = np.flatnonzero(_mask(watched))
+        xids = _xids_of(changes["tx"].take(pa.array(rows)))
         if (oldest := self._oldest()) is not None:
-            piece = piece.unseen(oldest)
-        if len(piece.xids):
-            self._pieces.append(piece)
-            self._measure()
-            if self.size_bytes > self.bytes_max:
-                self._forget()
+            unseen = ~oldest.sees_each(xids)
+            rows, xids = rows[unseen], xids[unseen]
+        if not len(rows):
+            return
+        self._pieces.append(_Piece(_kept(changes, rows), xids))
+        self.size_bytes += self._pieces[-1].changes.nbytes
+        if self.size_bytes > self.bytes_max:
+            self._forget()
 
     def unknown(self, snapshot: Snapshot) -> tuple[int, ...]:
         """Return transactions that it does not see and that nothing is known of.
@@ -224,16 +222,15 @@ def _completed(rows: pa.Table, newer: pa.Table) -> dict[int, str]:
     return documents
 
 
-def _slim(changes: pa.Table) -> pa.Table:
-    """Keep the documents of patches only."""
-    partly = pc.equal(changes["op"], Op.PATCH.value)
-    slim = changes.select(_KEPT)
-    for place, name in enumerate(_KEPT):
-        if name in ("after", "unchanged"):
-            slim = slim.set_column(
-                place, name, pc.if_else(partly, slim[name], pa.scalar(None, pa.string()))
-            )
-    return slim
+def _kept(changes: pa.Table, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.Table:
+    """Take what is needed of some changes: documents of patches only."""
+    kept = changes.select(["collection", "key", "op"]).take(pa.array(rows))
+    whole = ~_mask(pc.equal(kept["op"], Op.PATCH.value))
+    places = pa.array(rows, mask=whole)
+    for name in ("after", "unchanged"):
+        texts = pa.nulls(len(rows), pa.string()) if whole.all() else changes[name].take(places)
+        kept = kept.append_column(name, texts)
+    return kept
 
 
 def _xids_of(tx: pa.ChunkedArray) -> Xids:

@@ -106,7 +106,7 @@ class _LogGauges:
         self._lag = gauge("watermark_lag_seconds", "How far the watermark is behind the present")
         self._unpublished = gauge("unpublished_entries", "Manifest entries not in the store yet")
         self._waiting = gauge("quarantine_waiting", "Inputs that wait in quarantine")
-        self._gaps = gauge("gaps", "Known holes")
+        self._gaps = gauge("gaps", "Known holes that have not healed")
 
         def lane(name: str, text: str) -> Gauge:
             return Gauge(f"pitr_lane_{name}", text, ["log", "lane"], registry=registry)
@@ -139,7 +139,7 @@ class _LogGauges:
         self._lag.labels(name).set((status.now_us - status.watermark_us) / 1e6)
         self._unpublished.labels(name).set(state.manifest_version - state.published_version)
         self._waiting.labels(name).set(status.quarantine.get("waiting", 0))
-        self._gaps.labels(name).set(len(status.gaps))
+        self._gaps.labels(name).set(sum(gap.healed_seq_end is None for gap in status.gaps))
         for lane in status.lanes:
             if lane.owner is not None:  # a pushed lane has none: there may be very many of them
                 if lane.lag_bytes is None:

@@ -23,7 +23,7 @@ def logs_table(logs: Sequence[LogStatus]) -> str:
             log.tail.row_count,
             len(log.segments),
             size(log.size_bytes),
-            len(log.gaps),
+            sum(gap.healed_seq_end is None for gap in log.gaps),
             log.quarantine.get("waiting", 0),
         )
         for log in logs
@@ -116,9 +116,10 @@ def gaps_table(gaps: Iterable[Gap]) -> str:
             gap.position_end,
             rfc3339(gap.at_min_us),
             rfc3339(gap.at_max_us),
+            gap.healed_seq_end,
             gap.reason,
         )
         for gap in gaps
     ]
-    headers = ("GAP", "POSITION_FIRST", "POSITION_END", "FROM", "TO", "REASON")
-    return table(headers, rows, right=frozenset({"POSITION_FIRST", "POSITION_END"}))
+    headers = ("GAP", "POSITION_FIRST", "POSITION_END", "FROM", "TO", "HEALED_SEQ", "REASON")
+    return table(headers, rows, right=frozenset({"POSITION_FIRST", "POSITION_END", "HEALED_SEQ"}))
