@@ -7,15 +7,16 @@ the stream; the store decides on its rows, and says when the next may be read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
-import pyarrow as pa
 import structlog
 
+from pitr.domain.batch import Decoded
+from pitr.domain.errors import Unavailable
 from pitr.domain.pgoutput.copying import CHUNK_ROWS_MAX, CHUNK_ROWS_MIN, Chunk
-from pitr.domain.pgoutput.copytext import changes_of
+from pitr.domain.pgoutput.copytext import decode_rows
 from pitr.domain.pgoutput.model import Relation
 from pitr.domain.pgoutput.ports import Database
 from pitr.domain.pgoutput.schema import TableSchema
@@ -25,6 +26,7 @@ from pitr.services.follow_state import Following
 
 AGAIN_S = (0.05, 0.2, 0.5, 1.0)
 FIRST_ROWS = 5_000
+LOCK_NOT_AVAILABLE = "55P03"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class InHand:
 
     name: str
     chunk: Chunk
-    rows: pa.Table
+    decoded: Decoded
 
 
 class TableCopier:
@@ -63,18 +65,25 @@ class TableCopier:
         while True:
             self._wanted.clear()
             to_do = self._following.notes.copy.to_do
+            await self._watch(to_do)
             ready = next((name for name in to_do if name in self.schemas), None)
             if ready is None:
                 await self._wanted.wait()
             else:
                 await self._copy(ready)
 
+    async def _watch(self, to_do: Sequence[str]) -> None:
+        """Keep what the stream brings of these from now on; older transactions are waited for."""
+        new = [collection for collection in to_do if collection not in self.window.watched]
+        if new:
+            self._session = await self._database.new_xid()  # nobody else's, ever
+            for collection in new:
+                self.window.watch(collection, since=self._session)
+
     async def _copy(self, collection: str) -> None:
         """Copy one table, as long as it is to be copied and stays what it is."""
         schema = self.schemas[collection]
         relation = await self._database.relation_of(schema)
-        self._session = await self._database.new_xid()  # nobody else's, ever
-        self.window.watch(collection, since=self._session)
         self._logger.info("table_is_read", collection=collection)
         rows_max, refused = FIRST_ROWS, 0
         while (
@@ -92,11 +101,19 @@ class TableCopier:
 
     async def _chunk(self, relation: Relation, rows_max: int) -> Chunk | None:
         """Read the next chunk; None if the stream may have brought what it does not see."""
+        if self.window.unknown(await self._database.snapshot()):
+            return None  # a transaction is older than all we know: no need to read in vain
         table = self._following.notes.copy.table(relation.collection)
         after = table.last if table is not None else None
-        chunk = await self._database.chunk(
-            relation, after=after, rows_max=min(rows_max, CHUNK_ROWS_MAX)
-        )
+        try:
+            chunk = await self._database.chunk(
+                relation, after=after, rows_max=min(rows_max, CHUNK_ROWS_MAX)
+            )
+        except Unavailable as error:
+            if error.facts.get("sqlstate") != LOCK_NOT_AVAILABLE:
+                raise
+            self._logger.info("table_is_locked", collection=relation.collection)
+            return None
         self.window.took(chunk.snapshot)
         if self.window.unknown(chunk.snapshot):
             self.window.give_up()
@@ -105,10 +122,10 @@ class TableCopier:
 
     async def _offer(self, chunk: Chunk, relation: Relation) -> bool:
         """Mark the chunk's place in the stream, and wait until it came by there."""
-        rows = await asyncio.to_thread(changes_of, chunk.data, relation)
+        decoded = await asyncio.to_thread(decode_rows, chunk.data, relation)
         self._number += 1
         name = f"{self._session}:{self._number}"
-        self._in_hand = InHand(name, chunk, rows)
+        self._in_hand = InHand(name, chunk, decoded)
         self._decided.clear()
         await self._database.emit(COPY, orjson.dumps({"chunk": name}))
         await self._decided.wait()

@@ -110,14 +110,21 @@ class StreamStore:
             self._copier.window.give_up()
             self._copier.decide(accepted=False)
             return
-        verdict = self._copier.window.decide(chunk.collection, in_hand.rows, chunk.snapshot)
+        decoded = in_hand.decoded
+        verdict = self._copier.window.decide(chunk.collection, decoded.changes, chunk.snapshot)
         if verdict.rows is None:
             self._copier.decide(accepted=False)
             return
         rows = await asyncio.to_thread(entered, verdict.rows, transaction, position=0)
         notes = self._following.notes
         notes = replace(notes, copy=notes.copy.advanced(chunk))
-        await self._lane.append(rows, notes=notes, size_bytes=len(chunk.data))
+        unreadable = [
+            replace(each, position=place)
+            for place, each in enumerate(decoded.quarantined, rows.num_rows)
+        ]
+        await self._lane.append(
+            rows, notes=notes, quarantined=unreadable, size_bytes=len(chunk.data)
+        )
         if chunk.done:
             self._logger.info("table_was_read", collection=chunk.collection)
             await self._lane.heal_gaps(at_us=transaction.commit_us)

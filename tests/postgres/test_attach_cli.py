@@ -59,12 +59,15 @@ def place(catalog: EmbeddedPostgres) -> Iterator[Place]:
 @contextmanager
 def running(place: Place, *args: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command at work meanwhile; it ends in order."""
-    env = {"PITR_LATENESS_S": "0", **env}
-    process = start(*args, *place.options, env=env, stderr=None)
+    said = place.data / f"{place.log}.said"
+    with said.open("ab") as file:
+        env = {"PITR_LATENESS_S": "0", **env}
+        process = start(*args, *place.options, env=env, stderr=file)
     try:
         yield process
         process.send_signal(signal.SIGTERM)
-        assert process.wait(WAIT_S) == 0
+        assert process.wait(WAIT_S) == 0, said.read_text()
+        assert "Traceback" not in said.read_text()
     finally:
         process.kill()
         process.communicate()
@@ -443,7 +446,7 @@ def test_a_database_that_is_away_is_detached_by_force_only(
 def test_serve_follows_and_lets_go_while_it_runs(place: Place, source_db: str) -> None:
     execute(source_db, *NOTES)
     before = traces(source_db)
-    with running(place, "serve", "--port", "0", "--json", PITR_LOG=place.log) as service:
+    with running(place, "serve", "--port", "0", "--json") as service:
         assert service.stdout is not None
         url = json.loads(service.stdout.readline())["url"]
         place.done("attach", source_db, "--name", "shop")

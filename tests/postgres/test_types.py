@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
 
-from pitr.adapters.clock import new_uid
-from pitr.adapters.sinks.postgres import PostgresSink
 from pitr.domain.change import Change
 from pitr.domain.documents import members
-from pitr.services.restore import Restorer, RestoreReport, RestoreRequest
 from tests.postgres.following import App, app_of, attach, caught_up, following
+from tests.postgres.restoring import binary, database_of, restore, twin_of
 from tests.postgres.servers import Source
 from tests.postgres.zoo import types_of
 from tests.services.world import World
-
-
-@contextlib.asynccontextmanager
-async def twin_of(server: Source, database: str) -> AsyncIterator[str]:
-    """The URL of a copy of a database that nobody uses: its types have the same oids."""
-    name = f"twin_{new_uid()[:12]}"
-    async with app_of(server.url()) as admin:
-        await admin.run(f'CREATE DATABASE "{name}" TEMPLATE "{database}"')
-    try:
-        yield server.url(name)
-    finally:
-        server.drop_database(name)
-
-
-async def restore(world: World, url: str, target: str = "latest", **options: Any) -> RestoreReport:
-    restorer = Restorer(world.catalog, world.archive, world.resolver, world.clock, new_id=new_uid)
-    plan = await restorer.plan(RestoreRequest(log=world.log, target=target))
-    return await restorer.restore(plan, PostgresSink(url, **options))
-
-
-def database_of(url: str) -> str:
-    return url.rpartition("/")[2]
 
 
 class Zoo:
@@ -89,7 +60,8 @@ class Zoo:
                 shown = next((a[1], b[1]) for a, b in pairs if a != b)
                 differing.append(f"{type_}: {shown}")
             elif await self._has_bits(one, type_):
-                bits = [await binary(each, f"SELECT id, {column}", table) for each in (one, other)]
+                query = f"SELECT id, {column} FROM {table} ORDER BY id"
+                bits = [await binary(each, query) for each in (one, other)]
                 if bits[0] != bits[1]:
                     differing.append(f"{type_}: bits")
         return differing
@@ -100,13 +72,6 @@ class Zoo:
             FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem WHERE t.oid = $1::text::regtype
         """
         return bool(await app.value(query, type_))
-
-
-async def binary(app: App, select: str, table: str) -> bytes:
-    out = io.BytesIO()
-    query = f"{select} FROM {table} ORDER BY id"
-    await app.connection.copy_from_query(query, output=out, format="binary")
-    return out.getvalue()
 
 
 def told(changes: list[Change], table: str, op: str) -> list[Change]:
@@ -200,6 +165,8 @@ LARGE = {
 }
 """Values that PostgreSQL stores apart, and leaves out of the stream where they do not change."""
 
+LARGE_ROWS = "SELECT * FROM large ORDER BY id"
+
 
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
 async def test_large_values_that_do_not_change(
@@ -233,7 +200,7 @@ async def test_large_values_that_do_not_change(
         assert ("patch" in ops) == (identity == "DEFAULT")
         await restore(world, twin)
         async with app_of(twin) as restored:
-            bits = [await binary(each, "SELECT *", "large") for each in (app, restored)]
+            bits = [await binary(each, LARGE_ROWS) for each in (app, restored)]
         assert bits[0] == bits[1]
 
 
@@ -258,5 +225,5 @@ async def test_a_key_that_changes_takes_large_values_along(
             await caught_up(world, app, attached)
         await restore(world, twin)
         async with app_of(twin) as restored:
-            bits = [await binary(each, "SELECT *", "large") for each in (app, restored)]
+            bits = [await binary(each, LARGE_ROWS) for each in (app, restored)]
         assert bits[0] == bits[1]

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import orjson
 
-from pitr.adapters.postgres.chunks import emit, new_xid, read_chunk
+from pitr.adapters.postgres.chunks import current_snapshot, emit, new_xid, read_chunk
 from pitr.adapters.postgres.replication import ReplicationStream
 from pitr.adapters.postgres.schemas import read_locked
 from pitr.adapters.postgres.source import SourceDatabase
 from pitr.domain.errors import InvalidRequest, Unavailable
 from pitr.domain.log import Source
-from pitr.domain.pgoutput.copying import Chunk, Resume
+from pitr.domain.pgoutput.copying import Chunk, Resume, Snapshot
 from pitr.domain.pgoutput.messages import RawRelation
 from pitr.domain.pgoutput.model import Relation, lsn_of
 from pitr.domain.pgoutput.ports import Cluster, Stream
@@ -179,6 +179,11 @@ class AttachedDatabase:
         """Read the next rows of a table with a snapshot of their own."""
         async with (await self._asked()).pool.connection() as connection:
             return await read_chunk(connection, relation, after=after, rows_max=rows_max)
+
+    async def snapshot(self) -> Snapshot:
+        """Return what a chunk would see that was read now."""
+        async with (await self._asked()).pool.connection() as connection:
+            return await current_snapshot(connection)
 
     async def new_xid(self) -> int:
         """Give out a transaction number, lower 32 bits."""

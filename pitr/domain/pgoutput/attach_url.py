@@ -29,7 +29,7 @@ def checked_url(url: str) -> tuple[str, str | None]:
     """
     try:
         plain, password = split_password(url)
-        parts = urlsplit(plain)
+        parts, given = urlsplit(plain), urlsplit(url)
         options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     except ValueError:
         raise InvalidRequest("the database URL cannot be read", hint=_HINT) from None
@@ -38,7 +38,7 @@ def checked_url(url: str) -> tuple[str, str | None]:
         all(map(_HOST.fullmatch, hosts))
         and all(map(_OPTION.fullmatch, options))
         and "@" not in parts.path
-        and not parts.fragment
+        and not given.fragment
     ):
         raise InvalidRequest("the database URL cannot be read", hint=_HINT)
     if "sslpassword" in options:

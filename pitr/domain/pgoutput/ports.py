@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from pitr.domain.pgoutput.copying import Chunk, Resume
+from pitr.domain.pgoutput.copying import Chunk, Resume, Snapshot
 from pitr.domain.pgoutput.messages import RawRelation
 from pitr.domain.pgoutput.model import Relation
 from pitr.domain.pgoutput.schema import TableSchema
@@ -101,6 +101,10 @@ class Database(Protocol):
 
     async def chunk(self, relation: Relation, *, after: Resume | None, rows_max: int) -> Chunk:
         """Read the next rows of a table with a snapshot of their own."""
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """Return what a chunk would see that was read now."""
         ...
 
     async def new_xid(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.domain.change import DOCUMENT_BYTES_MAX, KEY_BYTES_MAX
+from pitr.domain.change import KEY_BYTES_MAX
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.errors import DataLoss
 from pitr.domain.keys import canonical_key
@@ -246,7 +246,8 @@ def test_a_table_with_nothing_that_can_be_stored_gives_no_changes() -> None:
 
 def test_a_row_that_is_too_large_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
     table = relation(column("id", "integer"), column("name"))
-    large = "x" * (DOCUMENT_BYTES_MAX + 1)
+    monkeypatch.setattr("pitr.domain.pgoutput.changes.DOCUMENT_BYTES_MAX", 1_000)
+    large = "x" * 1_000
 
     decoded = decode_rows(copied([["1", "a"], ["2", large], ["3", "b"]]), table)
 
