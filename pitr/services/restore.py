@@ -98,11 +98,10 @@ class Restorer:
             NotFound: A collection or the target does not exist.
         """
         view = await self._archive.view(request.log)
-        known = known_collections(view)
-        wanted = chosen(known, _asked(request))
-        _check_known(known, wanted)
+        known, asked = known_collections(view), _asked(request)
+        _check_known(known, asked)
         found = await self._resolver.resolve(view, request.target)
-        resolution = replace(found, gaps=_gaps_in(found, wanted))
+        resolution = replace(found, gaps=_gaps_in(found, asked))
         if resolution.gaps and not request.accept_gaps:
             raise Conflict(
                 "the log has a known gap before the target",
@@ -110,6 +109,7 @@ class Restorer:
                 gaps=len(resolution.gaps),
                 lane=resolution.gaps[0].lane,
             )
+        wanted = chosen(known, asked)
         reads = self._archive.reads(view, resolution.cut, torn=resolution.torn, collections=wanted)
         return RestorePlan(
             request=request,
@@ -205,12 +205,12 @@ def _asked(request: RestoreRequest) -> frozenset[str] | None:
     return request.collections
 
 
-def _gaps_in(resolution: Resolution, collections: frozenset[str] | None) -> tuple[Gap, ...]:
-    """The gaps that touch some of these collections."""
+def _gaps_in(resolution: Resolution, asked: frozenset[str] | None) -> tuple[Gap, ...]:
+    """The gaps that touch what is asked for: a table may be one before any row of it is known."""
     return tuple(
         gap
         for gap in resolution.gaps
-        if gap.collection is None or collections is None or gap.collection in collections
+        if gap.collection is None or asked is None or gap.collection in asked
     )
 
 
@@ -221,8 +221,8 @@ def known_collections(view: LogView) -> set[str]:
     return named | parts | set(view.tail.column("collection").unique().to_pylist())
 
 
-def _check_known(known: set[str], wanted: frozenset[str] | None) -> None:
-    unknown = sorted((wanted or frozenset()) - known)
+def _check_known(known: set[str], asked: frozenset[str] | None) -> None:
+    unknown = sorted((asked or frozenset()) - known)
     if unknown:
         apps = sorted(name for name in known if not is_own(name))
         raise NotFound(

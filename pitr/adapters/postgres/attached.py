@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -171,9 +172,12 @@ class AttachedDatabase:
     async def relation_of(self, schema: TableSchema) -> Relation:
         """Return a table as the stream would describe it."""
         columns = (await self._published()).get(schema.relid)
-        return await (await self._asked()).relation_of(
+        relation = await (await self._asked()).relation_of(
             schema, chosen=columns, generated=self._generated
         )
+        if self._generated and _is_keyed_by_row(schema):
+            return replace(relation, key=tuple(column.name for column in relation.columns))
+        return relation
 
     async def chunk(self, relation: Relation, *, after: Resume | None, rows_max: int) -> Chunk:
         """Read the next rows of a table with a snapshot of their own."""
@@ -200,3 +204,10 @@ class AttachedDatabase:
         if self._database is not None:
             await self._database.close()
             self._database = None
+
+
+def _is_keyed_by_row(schema: TableSchema) -> bool:
+    """Whether a row's key is all that is published of it."""
+    if schema.identity in ("d", "i") and schema.identity_columns:
+        return False
+    return schema.primary_key is None or schema.primary_key.deferrable

@@ -11,12 +11,21 @@ from enum import Enum, auto
 from typing import Final
 
 from pitr.domain.pgoutput.lost import SlotLost
-from pitr.domain.pgoutput.messages import begin_of, commit_of, message_of, truncate_of
+from pitr.domain.pgoutput.messages import (
+    BEGIN,
+    COMMIT,
+    begin_of,
+    commit_of,
+    message_of,
+    truncate_of,
+)
 from pitr.domain.pgoutput.model import Part, Relation, Transaction
 from pitr.domain.pgoutput.reasons import REASON_PREFIX, with_reason
 
 _BEGIN, _COMMIT, _RELATION, _TRUNCATE, _MESSAGE = b"BCRTM"
 _ROWS: Final = frozenset(b"IUD")
+_END_LSN: Final = slice(10, 18)
+"""Where a commit says where the next transaction can begin."""
 
 OWN_PREFIX: Final = "pitr."
 MESSAGE_BYTES: Final = 90
@@ -62,7 +71,10 @@ class Assembler:
         self._relations: dict[int, Relation] = {}
         self._resumed = resumed
         self._skip = 0
+        self._begun = b""
+        """The begin of the transaction that is under way; empty if there is none."""
         self._current: Transaction | None = None
+        """What it says, once that was needed: most transactions are small and many."""
         self._done_before = 0
         """Row changes of the current transaction that are in earlier parts."""
         self._met: list[Marker] = []
@@ -79,11 +91,13 @@ class Assembler:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, and no transaction is under way."""
-        return not self._messages and self._current is None
+        return not self._messages and not self._begun
 
     @property
     def transaction(self) -> Transaction | None:
         """The transaction that is under way in the stream."""
+        if self._current is None and self._begun:
+            self._current = begin_of(self._begun)
         return self._current
 
     @property
@@ -108,20 +122,45 @@ class Assembler:
         Raises:
             SlotLost: The stream does not go on where the log stands.
         """
-        for index in range(start, len(payloads)):
-            payload = payloads[index]
-            kind = payload[0]
-            if kind in _ROWS:
-                if self._skip:
-                    self._skip -= 1
-                    continue
-                self._add(payload)
-                self._rows += 1
+        place, count = start, len(payloads)
+        while place < count:
+            kind = payloads[place][0]
+            if kind not in _ROWS:
+                place += 1
+                if (need := self._take_other(kind, payloads[place - 1])) is not None:
+                    return need, place
+            elif self._skip:
+                self._skip -= 1
+                place += 1
+            else:
+                place = self._take_rows(payloads, place)
                 if self._is_full():
-                    return Need.CUT, index + 1
-            elif (need := self._take_other(kind, payload)) is not None:
-                return need, index + 1
-        return Need.MORE, len(payloads)
+                    return Need.CUT, place
+        return Need.MORE, count
+
+    def _take_rows(self, payloads: Sequence[bytes], start: int) -> int:
+        """Take in the row at ``start`` and those that follow it, until it is enough.
+
+        The hot loop.
+
+        Returns:
+            Where they end.
+        """
+        kinds, keep = _ROWS, self._messages.append
+        size_bytes, bytes_max = self._bytes, self._bytes_max
+        place, end = start, min(len(payloads), start + max(self._rows_max - self._rows, 1))
+        while place < end:
+            payload = payloads[place]
+            if payload[0] not in kinds:
+                break
+            keep(payload)
+            place += 1
+            size_bytes += len(payload) + MESSAGE_BYTES
+            if size_bytes >= bytes_max:
+                break
+        self._bytes = size_bytes
+        self._rows += place - start
+        return place
 
     def cut(self, *, pieces: bool = False) -> Iterator[Part]:
         """Give what waits: the whole transactions, then a piece of the one that is under way.
@@ -132,9 +171,10 @@ class Assembler:
         if self._whole:
             yield self._part(self._whole, self._whole_rows, open_after=None)
         if self._rows and (pieces or self._is_full()):
-            assert self._current is not None, "what is left belongs to a transaction"
+            current = self.transaction
+            assert current is not None, "what is left belongs to a transaction"
             self._done_before += self._rows
-            self._current = replace(self._current, done=self._done_before)
+            self._current = replace(current, done=self._done_before)
             yield self._part(len(self._messages), self._rows, open_after=self._current)
 
     def _part(self, count: int, rows: int, *, open_after: Transaction | None) -> Part:
@@ -176,24 +216,27 @@ class Assembler:
         return None
 
     def _begin(self, payload: bytes) -> None:
-        self._current, resumed = begin_of(payload), self._resumed
-        self._done_before, self._resumed = 0, None
+        resumed, self._resumed = self._resumed, None
+        self._begun, self._current, self._done_before = payload, None, 0
         if resumed is None:
+            if len(payload) != BEGIN.size:
+                begin_of(payload)  # says what is wrong
             self._add(payload)
             return
-        if resumed.lsn != self._current.lsn:
+        sent = begin_of(payload)
+        if resumed.lsn != sent.lsn:
             raise SlotLost(
-                "the source does not send the rest of a transaction",
-                tx=resumed.tx,
-                sent=self._current.tx,
+                "the source does not send the rest of a transaction", tx=resumed.tx, sent=sent.tx
             )
         self._current = self._open_before = resumed
         self._done_before = self._skip = resumed.done
 
     def _commit(self, payload: bytes) -> Need | None:
         self._add(payload)
-        self.lsn = commit_of(payload).end_lsn
-        self._current, self._skip = None, 0
+        if len(payload) != COMMIT.size:
+            commit_of(payload)  # says what is wrong
+        self.lsn = int.from_bytes(payload[_END_LSN])
+        self._begun, self._current, self._skip = b"", None, 0
         self._whole, self._whole_rows = len(self._messages), self._rows
         if self._met:
             self.markers, self._met = self._met, []
@@ -209,13 +252,13 @@ class Assembler:
         self._rows += count
 
     def _message(self, payload: bytes) -> None:
-        message = message_of(payload)
-        if self._current is None or not message.transactional:
+        message, current = message_of(payload), self.transaction
+        if current is None or not message.transactional:
             return
         if message.prefix == REASON_PREFIX:
             if not self._skip:
                 self._add(payload)
-                self._current = with_reason(self._current, message.content)
+                self._current = with_reason(current, message.content)
         elif message.prefix.startswith(OWN_PREFIX):
             kind = message.prefix.removeprefix(OWN_PREFIX)
-            self._met.append(Marker(kind=kind, content=message.content, transaction=self._current))
+            self._met.append(Marker(kind=kind, content=message.content, transaction=current))

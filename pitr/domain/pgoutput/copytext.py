@@ -26,7 +26,7 @@ from pitr.domain.pgoutput.changes import Changes, Written
 from pitr.domain.pgoutput.flaws import Flaw
 from pitr.domain.pgoutput.model import Relation, Transaction
 from pitr.domain.pgoutput.render import Column, Literals, NotUtf8, render
-from pitr.domain.pgoutput.rows import Flawed
+from pitr.domain.pgoutput.rows import Flawed, empty_keys, key_columns
 from pitr.domain.pgoutput.tuples import Block, Mask, Places, Slices, Slots, some
 
 _TAB, _LINE, _BACKSLASH, _NULL_MARK = b"\t\n\\N"
@@ -206,6 +206,7 @@ class _Rows:
                     for number, row in error.places
                 }
             ) from error
+        key = list(key_columns(self._relation, key))
         changes = Changes(self.count)
         every = np.arange(self.count)
         changes.add_rows(every, Op.READ, self._relation.collection, key=key, after=columns)
@@ -222,6 +223,9 @@ class _Rows:
         if len(collection.encode()) > COLLECTION_BYTES_MAX:
             flaw = Flaw("collection_too_long", f"collection: is over {COLLECTION_BYTES_MAX} bytes")
             return dict.fromkeys(range(self.count), flaw)
+        if self._relation.is_keyed_by_row:
+            flaw = Flaw("missing_key", "key: all columns are null")
+            return dict.fromkeys(np.flatnonzero(empty_keys(key)).tolist(), flaw)
         return {
             row: Flaw("wrong_type", f"key: {column.name} is null")
             for column in reversed(key)

@@ -61,6 +61,11 @@ class Relation:
         """The collection of its rows."""
         return f"{self.schema}.{self.name}"
 
+    @property
+    def is_keyed_by_row(self) -> bool:
+        """Whether whole rows are the keys; a null is left out of such a key."""
+        return len(self.key) == len(self.columns)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:

@@ -61,12 +61,12 @@ class Rows:
     @property
     def old_key(self) -> tuple[Column, ...]:
         """The columns of the old row's key, sorted by name."""
-        return _key_of(self.relation, self.old)
+        return key_columns(self.relation, _key_of(self.relation, self.old))
 
     @property
     def new_key(self) -> tuple[Column, ...]:
         """The columns of the new row's key, sorted by name."""
-        return _key_of(self.relation, self.new)
+        return key_columns(self.relation, _key_of(self.relation, self.new))
 
     def of(self, rows: Mask) -> Rows:
         """Give some of the messages, with their columns rendered."""
@@ -79,7 +79,7 @@ class Rows:
 
     def used(self) -> Iterator[Column]:
         """Give the columns that changes are made of."""
-        yield from self.old_key if self.old_is_key else self.old
+        yield from _key_of(self.relation, self.old) if self.old_is_key else self.old
         yield from self.new
 
 
@@ -88,6 +88,13 @@ def _key_of(relation: Relation, columns: tuple[Column, ...]) -> tuple[Column, ..
         return ()
     by_name = {column.name: column for column in columns}
     return tuple(by_name[name] for name in sorted(relation.key) if name in by_name)
+
+
+def key_columns(relation: Relation, columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Give rendered columns as a key has them: a key of a whole row leaves nulls out."""
+    if not relation.is_keyed_by_row:
+        return tuple(columns)
+    return tuple(replace(column, absent=column.without_value(), null=None) for column in columns)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,9 +131,8 @@ def read_rows(
     """
     flaws: dict[int, Flaw] = {}
     groups: list[_Group] = []
-    short = ends[rows] - starts[rows] < HEADER
-    bad = rows[short].tolist()
-    for header, messages in _alike(source.words(starts[rows[~short]]), rows[~short]):
+    bad: list[int] = []
+    for header, messages in _alike(source.words(starts[rows]), rows):
         group, wrong = _read_group(source, starts, ends, header, messages, relations)
         if group is None or wrong.any():
             bad += messages[wrong].tolist()
@@ -262,19 +268,32 @@ def _complete(now: Column, before: Column, *, old_is_key: bool) -> None:
 def _key_flaws(rows: Rows) -> dict[int, Flaw]:
     """Tell which messages have a key that lacks a value."""
     flaws: dict[int, Flaw] = {}
+    relation = rows.relation
     for columns in filter(None, (rows.new, rows.old)):
         by_name = {column.name: column for column in columns}
-        for name in sorted(rows.relation.key):
+        for name in sorted(relation.key):
             column = by_name.get(name)
             if column is None or column.absent is not None:
                 lacking = rows.messages if column is None else rows.messages[column.absent]
                 _add(flaws, lacking, Flaw("missing_key", f"key: lacks {name}"))
-            if column is not None and column.null is not None:
+            if column is not None and column.null is not None and not relation.is_keyed_by_row:
                 _add(flaws, rows.messages[column.null], Flaw("wrong_type", f"key: {name} is null"))
-    if not rows.relation.key:
-        reason = f"key: {rows.relation.collection} has no columns for one"
+        if relation.is_keyed_by_row and columns:
+            nothing = empty_keys(columns)
+            _add(flaws, rows.messages[nothing], Flaw("missing_key", "key: all columns are null"))
+    if not relation.key:
+        reason = f"key: {relation.collection} has no columns for one"
         _add(flaws, rows.messages, Flaw("missing_key", reason))
     return flaws
+
+
+def empty_keys(columns: Sequence[Column]) -> Mask:
+    """Tell of which rows no column has a value."""
+    nothing = np.ones(len(columns[0].values), np.bool_)
+    for column in columns:
+        lacking = column.without_value()
+        nothing &= False if lacking is None else lacking
+    return nothing
 
 
 def _add(flaws: dict[int, Flaw], messages: Places, flaw: Flaw) -> None:
@@ -287,5 +306,13 @@ def moved(rows: Rows, slices: Slices) -> Mask:
     found = np.zeros(len(rows.messages), np.bool_)
     for before, now in zip(rows.old_key, rows.new_key, strict=True):
         same = pc.equal(slices.taken(before.values).array, slices.taken(now.values).array)
-        found |= ~same.to_numpy(zero_copy_only=False)
+        differs = ~same.to_numpy(zero_copy_only=False)
+        if before.absent is not None or now.absent is not None:
+            was, is_ = (_absent(column) for column in (before, now))
+            differs = np.where(was | is_, was != is_, differs)
+        found |= differs
     return found
+
+
+def _absent(column: Column) -> Mask:
+    return np.zeros(len(column.values), np.bool_) if column.absent is None else column.absent

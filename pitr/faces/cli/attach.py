@@ -10,13 +10,12 @@ import typer
 
 from pitr.domain.errors import InvalidRequest, PitrError
 from pitr.faces.cli.command import Run, command
+from pitr.faces.cli.console import exit_code
 
 if TYPE_CHECKING:
     from pitr.domain.pgoutput.attach_request import AttachRequest
     from pitr.domain.pgoutput.selection import Selection
     from pitr.services.attach import Attaching, Prepared
-
-EXIT_REFUSED = 2
 
 
 class WithoutKey(StrEnum):
@@ -163,9 +162,11 @@ async def _dry_run(run: Run, request: AttachRequest) -> int | None:
         lambda: attach_plan_document(run.log, prepared) | {"dry_run": True},
         lambda: plan.script.rstrip("\n"),
     )
-    if plan.refused:
+    try:
+        plan.check()
+    except PitrError as error:
         run.console.say("nothing was changed; what is refused has to be seen to first")
-        return EXIT_REFUSED
+        return exit_code(error)
     run.console.say("nothing was changed" if plan.missing else "there is nothing to make")
     return None
 

@@ -221,7 +221,8 @@ def check_key(relation: Relation, values: list[Any]) -> None:
     by_name = dict(zip([column.name for column in relation.columns], values, strict=True))
     for name in sorted(relation.key):
         need(by_name.get(name, ABSENT) is not ABSENT, "missing_key")
-        need(by_name[name] is not None, "wrong_type")
+        need(by_name[name] is not None or relation.is_keyed_by_row, "wrong_type")
+    need(any(by_name[name] is not None for name in relation.key), "missing_key")
 
 
 def written(
@@ -253,7 +254,7 @@ def key_of(relation: Relation, values: list[Any]) -> str:
     pairs = [
         (column, value)
         for column, value in zip(relation.columns, values, strict=True)
-        if column.name in relation.key
+        if column.name in relation.key and not (value is None and relation.is_keyed_by_row)
     ]
     pairs.sort(key=lambda pair: pair[0].name)
     return "{" + ",".join(member(column, value) for column, value in pairs) + "}"

@@ -32,14 +32,16 @@ texts = st.text(
     max_size=12,
 )
 integers = st.one_of(
-    st.integers().map(str), st.sampled_from(["0", "-0", "007", "-07", "-", "--1", "1-2", ""])
+    st.integers().map(str), st.sampled_from(["0", "-0", "007", "-07", "-", "--1", "1-2", "", '"\n'])
 )
 numbers = st.one_of(
     st.decimals(allow_nan=False, allow_infinity=False).map(str),
     st.floats().map(repr),
-    st.sampled_from(["NaN", "Infinity", "-Infinity", "1e+20", "0.10", "-0.0", "1.", ".5", "01.5"]),
+    st.sampled_from(
+        ["NaN", "Infinity", "-Infinity", "1e+20", "0.10", "-0.0", "1.", ".5", "01.5", "\\"]
+    ),
 )
-booleans = st.sampled_from(["t", "f", "t", "f", "t", "f", "true", ""])
+booleans = st.sampled_from(["t", "f", "t", "f", "t", "f", "true", "", '"'])
 
 
 def rarely(draw: st.DrawFn, times: int = 60) -> bool:

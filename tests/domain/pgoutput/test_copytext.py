@@ -241,7 +241,7 @@ def test_a_table_with_nothing_that_can_be_stored_gives_no_changes() -> None:
 
     assert not len(keyless.changes) and not len(nulls.changes)
     assert [each.code for each in keyless.quarantined] == ["missing_key"] * 2
-    assert [each.code for each in nulls.quarantined] == ["wrong_type"] * 2
+    assert [each.code for each in nulls.quarantined] == ["missing_key"] * 2
 
 
 def test_a_row_that_is_too_large_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,3 +276,10 @@ def test_a_chunk_enters_as_changes_of_the_message_that_ends_it() -> None:
     assert placed["commit_us"].to_pylist() == [TRANSACTION.commit_us] * 2
     assert placed["after"].to_pylist() == reads["after"].to_pylist()[1:]
     assert len(entered(reads.slice(0, 0), TRANSACTION, position=0)) == 0
+
+
+def test_a_row_without_a_key_of_its_own_is_its_key_but_for_nulls() -> None:
+    table = relation(column("a"), column("b"), key=("a", "b"))
+    read = decode_rows(b"1\t\\N\n\\N\t2\n1\t2\n", table)
+    assert read.changes["key"].to_pylist() == ['{"a":"1"}', '{"b":"2"}', '{"a":"1","b":"2"}']
+    assert read.changes["after"][0].as_py() == '{"a":"1","b":null}'

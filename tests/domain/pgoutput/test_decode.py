@@ -116,6 +116,21 @@ def test_a_value_that_was_not_sent_is_taken_from_the_old_row() -> None:
     assert found["before"] == '{"b":"x","a":1}'
 
 
+def test_values_of_some_rows_are_null_and_those_of_others_were_not_sent() -> None:
+    found = rows(
+        [
+            update(1, ["1", None, unchanged], old=["1", "a", "b"]),
+            update(1, ["2", unchanged, None], old=["2", None, "b"]),
+            update(1, ["3", unchanged, unchanged], old=["3", None, unchanged]),
+        ]
+    )
+    assert [(each["op"], each["after"]) for each in found] == [
+        ("update", '{"id":1,"status":null,"note":"b"}'),
+        ("update", '{"id":2,"status":null,"note":null}'),
+        ("patch", '{"id":3,"status":null}'),
+    ]
+
+
 def test_a_key_that_was_not_sent_is_taken_from_the_old_key() -> None:
     texts = relation(3, "texts", [("id", "string"), ("n", "integer")])
     (found,) = rows([update(3, [unchanged, "2"], key=["long", None])], texts)
@@ -175,6 +190,27 @@ def test_each_form() -> None:
     ]
 
 
+def test_integers_and_nulls() -> None:
+    table = relation(3, "t", [("id", "integer"), ("n", "integer")])
+    found = rows([insert(3, ["-1", "-20"]), insert(3, ["10", None]), insert(3, ["0", None])], table)
+    assert [each["after"] for each in found] == [
+        '{"id":-1,"n":-20}',
+        '{"id":10,"n":null}',
+        '{"id":0,"n":null}',
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "-", "1-2", "--1", "01", "-01", "1 ", "٣", "1\n", '"', "0x1"])
+def test_a_text_that_is_not_of_its_form_stays_a_text(text: str) -> None:
+    table = relation(3, "t", [("id", "integer"), ("n", "integer"), ("b", "boolean")])
+    found = rows([insert(3, ["1", text, text]), insert(3, ["2", "7", "f"])], table)
+    quoted = naive.dumps(text)
+    assert [each["after"] for each in found] == [
+        f'{{"id":1,"n":{quoted},"b":{quoted}}}',
+        '{"id":2,"n":7,"b":false}',
+    ]
+
+
 def test_truncates() -> None:
     found = rows([truncate(1), truncate(2, 1, flags=3)])
     assert [(each["collection"], each["op"], each["key"], each.get("meta")) for each in found] == [
@@ -197,6 +233,7 @@ def test_what_the_app_says_holds_until_it_says_more() -> None:
             message(b'{"reason":"cron","more":1}'),
             row,
             commit(),
+            row,
             begin(xid=8),
             row,
         ]
@@ -206,6 +243,7 @@ def test_what_the_app_says_holds_until_it_says_more() -> None:
         ("user:7", "POST /", '{ "ip" : "::1" }'),
         ("user:7", "POST /", '{ "ip" : "::1" }'),
         (None, "cron", None),
+        (None, None, None),
         (None, None, None),
     ]
 
@@ -252,9 +290,8 @@ def test_a_row_that_cannot_be_read_leaves_its_neighbours_alone() -> None:
 
 def test_characters_cut_in_two_are_no_text_even_where_they_meet() -> None:
     first, second = "é".encode()[:1], "é".encode()[1:]
-    messages = [insert(1, ["1", b"x" + first, second]), insert(1, ["2", second, b""])]
-    messages.insert(0, insert(1, ["0", first, None]))
-    assert [code for code, _ in flaws(messages)] == ["not_utf8"] * 3
+    messages = [insert(1, ["1", b"x" + first, None]), insert(1, ["2", second, "é"])]
+    assert [code for code, _ in flaws(messages)] == ["not_utf8"] * 2
 
 
 def _long(count: int) -> bytes:
@@ -275,6 +312,8 @@ def _long(count: int) -> bytes:
         (b"I\0\0\0\1K\0\3nnn", "bad_message", "message: 'K' marks no row in 'I'"),
         (b"I\0\0\0\1N\0\3nnb", "bad_message", "note: is of the unknown kind b'b'"),
         (b"U\0\0\0\1K\0\3nnn", "bad_message", "message: has no new row"),
+        (b"U\0\0\0\1K\0\3nnnO\0\3nnn", "bad_message", "message: has no new row"),
+        (b"U\0\0\0\1K\0\3nnnN\0\4nnn", "bad_message", "row: has 4 columns, public.orders has 3"),
         (b"", "bad_message", "message: is of the unknown kind b''"),
         (b"R\0\0", "bad_message", "message: is of the unknown kind b'R'"),
         (b"T\0\0", "bad_message", "truncate: ends too early"),
@@ -356,6 +395,14 @@ def test_nothing() -> None:
         assert found.changes.schema == DRAFT_SCHEMA
 
 
+def test_rows_outside_of_transactions() -> None:
+    row = insert(1, ["1", None, None])
+    outside = part([row, begin(), commit(), row, begin(xid=8), row], ORDERS)
+    found = decode_part(outside, position_first=0)
+    check(found, naive.decode(outside, position_first=0))
+    assert found.changes["tx"].to_pylist() == [None, None, "8:0/16B3748"]
+
+
 def test_a_part_in_the_middle_of_a_transaction() -> None:
     before = Transaction(
         lsn=2**64 - 1, commit_us=5, xid=9, done=3, actor="a", reason="r", meta='{"m":1}'
@@ -405,3 +452,24 @@ def test_what_is_skipped_is_as_if_it_came_before(stream: Stream, data: st.DataOb
     skip = data.draw(st.integers(0, sum(kind in (b"I", b"U", b"D", b"T") for kind in kinds)))
     rest = replace(whole, skip=skip)
     check(decode_part(rest, position_first=9), naive.decode(rest, position_first=9))
+
+
+def test_a_row_that_is_its_own_key_moves_when_a_null_becomes_empty() -> None:
+    table = relation(1, "t", [("a", "string"), ("b", "string")], key=("a", "b"), identity="f")
+    messages = [
+        begin(),
+        update(1, ["1", ""], old=["1", None]),
+        update(1, ["1", None], old=["1", None]),
+        delete(1, old=["1", None]),
+        insert(1, [None, None]),
+        commit(),
+    ]
+    decoded = decode_part(part(messages, table), position_first=0)
+    changes = zip(*(decoded.changes[name].to_pylist() for name in ("op", "key")), strict=True)
+    assert list(changes) == [
+        ("delete", '{"a":"1"}'),
+        ("create", '{"a":"1","b":""}'),
+        ("update", '{"a":"1"}'),
+        ("delete", '{"a":"1"}'),
+    ]
+    assert [each.code for each in decoded.quarantined] == ["missing_key"]
