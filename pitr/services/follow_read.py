@@ -30,9 +30,9 @@ from pitr.domain.pgoutput.schema_log import (
 
 POLL_BYTES = 4 * 1024 * 1024
 POLL_S = 0.1
-FEW_BYTES = 64 * 1024
+FEW_MESSAGES = 256
 FEW_PAUSE_S = 0.005
-"""How long to let more come in after a poll that brought little: each look takes time, too."""
+"""How long more may come in after a poll that brought few messages: each look takes time, too."""
 
 BEHIND_BYTES = 64 * 1024 * 1024
 """With more than so much to read, parts may wait longer to become larger."""
@@ -128,7 +128,7 @@ class StreamReader:
             await self._cut_if_due(polled)
             if polled.idle_lsn is not None and self._assembler.is_empty:
                 await self._parts.put(Idle(polled.idle_lsn))
-            if 0 < polled.size_bytes < FEW_BYTES:
+            if 0 < len(polled.messages) < FEW_MESSAGES:
                 await asyncio.sleep(FEW_PAUSE_S)
 
     async def decode(self) -> None:

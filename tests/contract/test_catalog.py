@@ -743,7 +743,11 @@ async def test_a_gap_heals_once_its_rows_are_read(catalog: PostgresCatalog, log:
     await catalog.append(log, [batch([draft()], lane="k")], recorded_us=START_US, skew_us=0)
     assert await catalog.heal_gaps(log, "k", at_us=9, but=["b"]) == 1
     gaps = (await catalog.view(log)).gaps
-    assert [(gap.at_max_us, gap.healed_seq_end) for gap in gaps] == [(9, 2), (None,) * 2, (None,) * 2]
+    assert [(gap.at_max_us, gap.healed_seq_end) for gap in gaps] == [
+        (9, 2),
+        (None,) * 2,
+        (None,) * 2,
+    ]
     assert await catalog.heal_gaps(log, "k", at_us=3, but=[]) == 2
     gaps = (await catalog.view(log)).gaps
     assert [gap.at_max_us for gap in gaps] == [9, 5, 5]

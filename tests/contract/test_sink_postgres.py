@@ -549,7 +549,6 @@ async def test_a_missing_table_is_made_with_the_columns_of_the_moment(
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("lc_monetary", "C.UTF-8"),
         ("intervalstyle", "sql_standard"),
         ("datestyle", "German, DMY"),
         ("array_nulls", "off"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pitr.domain.change import Change
@@ -9,7 +12,7 @@ from pitr.domain.documents import members
 from tests.postgres.following import App, app_of, attach, caught_up, following
 from tests.postgres.restoring import binary, database_of, restore, twin_of
 from tests.postgres.servers import Source
-from tests.postgres.zoo import types_of
+from tests.postgres.zoo import is_usable, make_extensions, types_of
 from tests.services.world import World
 
 
@@ -95,15 +98,14 @@ HOSTILE = {
     "default_transaction_isolation": "serializable",
     "standard_conforming_strings": "off",
     "statement_timeout": "10min",
-    "lc_monetary": "C.UTF-8",
 }
 """What a database may have set for everybody who connects; none of it may show."""
 
 
-async def make_hostile(server: Source, *databases: str) -> None:
+async def make_hostile(server: Source, *databases: str, **settings: str) -> None:
     async with app_of(server.url()) as admin:
         for database in databases:
-            for name, value in HOSTILE.items():
+            for name, value in (HOSTILE | settings).items():
                 text = value if name == "search_path" else f"'{value}'"
                 await admin.run(f'ALTER DATABASE "{database}" SET {name} = {text}')
 
@@ -204,6 +206,7 @@ async def test_large_values_that_do_not_change(
         assert bits[0] == bits[1]
 
 
+@pytest.mark.xfail(strict=True, reason="the create lacks them, and nothing fills them in again")
 async def test_a_key_that_changes_takes_large_values_along(
     world: World, source: Source, source_db: str
 ) -> None:
@@ -227,3 +230,66 @@ async def test_a_key_that_changes_takes_large_values_along(
         async with app_of(twin) as restored:
             bits = [await binary(each, LARGE_ROWS) for each in (app, restored)]
         assert bits[0] == bits[1]
+
+
+# The document ------------------------------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "postgres-types.md"
+EXAMPLE = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \| `([^`]+)` \|$", re.M)
+
+
+async def test_the_document_says_what_a_capture_gives(
+    world: World, every_source: Source, every_source_db: str
+) -> None:
+    text = DOCUMENT.read_text()
+    examples = EXAMPLE.findall(text)
+    assert len(examples) > 80
+    (definitions,) = re.findall(r"```sql\n(.*?)```", text, re.S)
+    await make_hostile(every_source, database_of(every_source_db), search_path="public")
+    async with app_of(every_source_db) as app:
+        await app.run("SET standard_conforming_strings = on", "SET array_nulls = on", definitions)
+        await make_extensions(app.connection)
+        found = [each for each in examples if await is_usable(app.connection, *each[:2])]
+        if len(found) < len(examples):
+            lacking = {type_ for type_, *_ in examples} - {type_ for type_, *_ in found}
+            print(f"NOT TESTED ON POSTGRESQL {every_source.name}: {', '.join(sorted(lacking))}")
+        columns = ", ".join(f"c{place} {type_}" for place, (type_, *_) in enumerate(found))
+        values = ", ".join(f"({value})::{type_}" for type_, value, _ in found)
+        await app.run(
+            f"CREATE TABLE copied (id int PRIMARY KEY, {columns})",
+            f"CREATE TABLE streamed (id int PRIMARY KEY, {columns})",
+            f"INSERT INTO copied VALUES (1, {values})",
+        )
+        source = await attach(app, what="FOR TABLE copied, streamed")
+        async with following(world, source):
+            await caught_up(world, app, source)
+            await app.run("INSERT INTO streamed TABLE copied")
+            await caught_up(world, app, source)
+    changes = [each for each in await world.changes() if each.op in ("read", "create")]
+    expected = {f"c{place}": (type_, told) for place, (type_, _, told) in enumerate(found)}
+    assert [each.collection for each in changes] == ["public.copied", "public.streamed"]
+    for change in changes:
+        row = {name: value.decode() for name, value in members(change.after or b"").items()}
+        del row["id"]
+        assert {name: (expected[name][0], value) for name, value in row.items()} == expected
+
+
+NOT_OF_COLUMNS = {
+    # These take no value in, and hold what the server knows about itself.
+    *("pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "pg_dependencies"),
+    *("pg_mcv_list", "pg_ndistinct", "pg_node_tree", "gtsvector"),
+}
+
+
+async def test_no_type_is_forgotten(every_source_db: str) -> None:
+    async with app_of(every_source_db) as app:
+        types, lacking = await types_of(app.connection)
+        tried = await app.value(
+            "SELECT array_agg(name::regtype::text) FROM unnest($1::text[]) name", list(types)
+        )
+        every = await app.connection.fetch(
+            "SELECT oid::regtype::text FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace"
+            " AND typtype IN ('b', 'r', 'm') AND typcategory NOT IN ('A', 'P') AND typisdefined"
+        )
+    forgotten = {name for (name,) in every} - {*tried, *lacking} - NOT_OF_COLUMNS
+    assert forgotten == set()

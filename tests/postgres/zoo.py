@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
+
 EXTENSIONS = ("citext", "cube", "hstore", "isn", "ltree", "seg", "vector")
 
 SETUP = r'''
@@ -234,7 +236,9 @@ TYPES: dict[str, list[str]] = {
     "textrange": ["""'["a ""b"", c","x)\\\\("]'""", "'[\"\",a)'", "textrange(chr(10), 'é')"],
     "floatrange": ["'[-0,1e-300)'", "'[0.1,Infinity]'"],
     "int4multirange": ["'{}'", "'{[1,3),[5,)}'"],
+    "int8multirange": ["'{[-9223372036854775808,9223372036854775807)}'"],
     "nummultirange": ["'{[1.5,2],(3,)}'"],
+    "tsmultirange": ["'{[2026-03-01 09:30,infinity]}'"],
     "datemultirange": ["'{[2026-03-01,2026-03-05),[2027-01-01,)}'"],
     "tstzmultirange": ["'{[2026-03-01 09:30+02,2026-03-02 00:00+00)}'"],
     "textmultirange": ["textmultirange(textrange('a', 'b, \"c'), textrange('x', NULL))"],
@@ -367,6 +371,8 @@ TYPES: dict[str, list[str]] = {
     "regclass": ["'shape'", "'pg_class'", "'0'", "'999999999'"],
     "regtype": ["'mood'", "'character varying'", "'integer[]'"],
     "regproc": ["'now'"],
+    "regoper": ["'||/'"],
+    "regdictionary": ["'simple'"],
     "regprocedure": ["'abs(integer)'", "'string_agg_hex()'"],
     "regoperator": ["'*(integer,integer)'"],
     "regnamespace": ["'public'", '\'"Odd ""Types"""\''],
@@ -379,9 +385,11 @@ TYPES: dict[str, list[str]] = {
 
 SINCE: dict[str, tuple[int, list[str]]] = {
     "interval": (17, ["'infinity'", "'-infinity'"]),
-    '"char"': (16, [r"'\200'", r"'\377'"]),
+    '"char"': (15, [r"'\200'", r"'\377'"]),
 }
 """Values that only later versions have."""
+
+OF_EXTENSIONS = ("citext", "cube", "hstore", "isbn", "lquery", "ltree", "seg", "vector")
 
 FUNCTIONS = """
 CREATE FUNCTION string_agg_hex() RETURNS text LANGUAGE sql IMMUTABLE AS
@@ -392,32 +400,35 @@ $$ SELECT string_agg(lpad(to_hex(n), 2, '0'), '' ORDER BY n) FROM generate_serie
 async def types_of(connection: Any) -> tuple[dict[str, list[str]], list[str]]:
     """Make what the types need; return the types that this server has, and those that it lacks."""
     await connection.execute(SETUP + FUNCTIONS)
-    for name in EXTENSIONS:
-        if await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = $1)", name
-        ):
-            await connection.execute(f"CREATE EXTENSION {name}")
+    await make_extensions(connection)
     major = int(await connection.fetchval("SHOW server_version_num")) // 10_000
     found: dict[str, list[str]] = {}
     lacking: list[str] = []
     for name, values in TYPES.items():
         since, later = SINCE.get(name, (0, []))
-        if await _is_usable(connection, name, values[0]):
+        if await is_usable(connection, name, values[0]):
             found[name] = [*values, *(later if major >= since else [])]
         else:
             lacking.append(name)
     return found, lacking
 
 
-async def _is_usable(connection: Any, name: str, value: str) -> bool:
-    """``xml`` is there even where the server was built without it, but takes no value."""
-    if name.partition("[")[0].partition("(")[0] not in ("xml", *_OF_EXTENSIONS):
+async def make_extensions(connection: Any) -> None:
+    """Make those extensions that the server has."""
+    available = await connection.fetch("SELECT name FROM pg_available_extensions")
+    for name in sorted(set(EXTENSIONS) & {name for (name,) in available}):
+        await connection.execute(f"CREATE EXTENSION {name}")
+
+
+async def is_usable(connection: Any, type_: str, value: str) -> bool:
+    """Tell whether the server has a type that not every one has.
+
+    ``xml`` is there even where the server was built without it, but takes no value.
+    """
+    if type_.partition("[")[0].partition("(")[0] not in ("xml", *OF_EXTENSIONS):
         return True
     try:
-        await connection.fetchval(f"SELECT ({value})::{name}::text")
-    except Exception:
+        await connection.fetchval(f"SELECT ({value})::{type_}::text")
+    except asyncpg.PostgresError:
         return False
     return True
-
-
-_OF_EXTENSIONS = ("citext", "cube", "hstore", "isbn", "lquery", "ltree", "seg", "vector")

@@ -91,7 +91,9 @@ class Changes:
         self._names.append(collection)
 
     def _add_lacking(self, slots: Places, op: Op, columns: Sequence[Column]) -> None:
-        absent = np.stack([column.absent for column in columns], axis=1)
+        absent = np.stack(
+            [column.absent for column in columns if column.absent is not None], axis=1
+        )
         rows = np.flatnonzero(absent.any(axis=1))
         patterns, codes = np.unique(absent[rows], axis=0, return_inverse=True)
         names = [

@@ -53,7 +53,8 @@ def decode_part(part: Part, *, position_first: int) -> Decoded:
     Each change has a position of its own, from ``position_first`` on, and so has each message that
     cannot be read. An update that moves a row to another key is two changes.
     """
-    messages, before, skipped = part.messages, part.open_before, 0
+    messages: Sequence[bytes] = part.messages
+    before, skipped = part.open_before, 0
     if part.skip:
         messages, before, skipped = _after_skipped(part)
     tables: list[pa.Table] = []

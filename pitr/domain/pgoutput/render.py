@@ -292,12 +292,14 @@ class _Texts:
         if not len(data):
             return None
         if data.min() < _SPACE:
-            return _GROWTH[data]
+            growth: npt.NDArray[np.uint8] = _GROWTH[data]
+            return growth
         raw = self._taken.raw
         if raw.find(b'"', span.start, span.stop) < 0 > raw.find(b"\\", span.start, span.stop):
             return None
         # Without control characters, which are rare, each byte that is escaped takes one more.
-        return ((data == _QUOTE) | (data == _BACKSLASH)).view(np.uint8)
+        escaped: npt.NDArray[np.uint8] = ((data == _QUOTE) | (data == _BACKSLASH)).view(np.uint8)
+        return escaped
 
     def write_arrays(self) -> None:
         """Make the values of array columns anew."""

@@ -71,10 +71,11 @@ class Transactions:
         self.last = self._transaction(*states[-1].tolist())
 
     def _checked(self, of_kind: Mask, lengths: Places, size: int, name: str) -> Mask:
-        wrong = of_kind & (lengths != size)
+        wrong: Mask = of_kind & (lengths != size)
         for index in np.flatnonzero(wrong).tolist():
             self.flaws[index] = f"{name}: has {lengths[index]} bytes, not {size}"
-        return of_kind & ~wrong
+        right: Mask = of_kind & ~wrong
+        return right
 
     def _read_begins(self, source: Source, at: Places, before: Transaction | None) -> None:
         known = before or Transaction(lsn=0, commit_us=0, xid=0)
