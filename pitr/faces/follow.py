@@ -33,11 +33,11 @@ async def attached(app: App) -> list[tuple[str, Source]]:
 
 
 @contextlib.asynccontextmanager
-async def following(app: App) -> AsyncIterator[None]:
-    """Follow every database that is attached to any log, meanwhile."""
+async def following(app: App, forced: asyncio.Event | None = None) -> AsyncIterator[None]:
+    """Follow every database that is attached to any log, meanwhile; ``forced`` waits for none."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(_Followers(app, group).keep(stop))
+        group.create_task(_Followers(app, group, forced or asyncio.Event()).keep(stop))
         try:
             yield
         finally:
@@ -47,9 +47,10 @@ async def following(app: App) -> AsyncIterator[None]:
 class _Followers:
     """One follower for each attached database, as long as it is attached."""
 
-    def __init__(self, app: App, group: asyncio.TaskGroup) -> None:
+    def __init__(self, app: App, group: asyncio.TaskGroup, forced: asyncio.Event) -> None:
         self._app = app
         self._group = group
+        self._forced = forced
         self._stops: dict[tuple[str, str, int], asyncio.Event] = {}
         self._logger = structlog.get_logger("pitr.follow")
 
@@ -83,8 +84,11 @@ class _Followers:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(follower.run(stop))
                 await stop.wait()
-                await asyncio.wait((running,), timeout=STOP_S)
+                cut_short = group.create_task(self._forced.wait())
+                ends = (running, cut_short)
+                await asyncio.wait(ends, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
                 running.cancel()
+                cut_short.cancel()
         finally:
             if followers.get(name) is follower:
                 del followers[name]

@@ -64,7 +64,11 @@ async def serve(settings: Settings, *, ready: Ready) -> None:
         async with ending.starting(), open_app(settings) as app:
             server = _server(make_api(app), on_ready=lambda: ready(_url(listener)))
             await app.ensure_log(settings.log)
-            async with upkeep(app, ending.forced), capturing(app), following(app):
+            async with (
+                upkeep(app, ending.forced),
+                capturing(app),
+                following(app, ending.forced),
+            ):
                 ending.serving(server)
                 await server.serve(sockets=[listener])
             structlog.get_logger("pitr.serve").info("ending")

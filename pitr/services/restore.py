@@ -45,7 +45,7 @@ class RestorePlan:
     """A restore as it will run: the resolved target and what is read for it.
 
     ``resolution`` has only those gaps that lie in what is restored. ``collections`` None is all
-    there are; ``schemas`` are the tables of an attached database as they were, by collection.
+    there are; ``schemas`` are those that are tables of an attached database, as they were.
     """
 
     request: RestoreRequest
@@ -98,8 +98,7 @@ class Restorer:
             NotFound: A collection or the target does not exist.
         """
         view = await self._archive.view(request.log)
-        known, asked = known_collections(view), _asked(request)
-        _check_known(known, asked)
+        asked = _asked(request)
         found = await self._resolver.resolve(view, request.target)
         resolution = replace(found, gaps=_gaps_in(found, asked))
         if resolution.gaps and not request.accept_gaps:
@@ -109,6 +108,9 @@ class Restorer:
                 gaps=len(resolution.gaps),
                 lane=resolution.gaps[0].lane,
             )
+        known = known_collections(view)
+        schemas = await self._schemas(view, resolution) if SCHEMAS in known else {}
+        _check_known(known | schemas.keys(), asked)
         wanted = chosen(known, asked)
         reads = self._archive.reads(view, resolution.cut, torn=resolution.torn, collections=wanted)
         return RestorePlan(
@@ -117,7 +119,9 @@ class Restorer:
             reads=reads,
             view=view,
             collections=wanted,
-            schemas=await self._schemas(view, resolution) if SCHEMAS in known else {},
+            schemas={
+                name: schema for name, schema in schemas.items() if asked is None or name in asked
+            },
         )
 
     async def _schemas(self, view: LogView, resolution: Resolution) -> dict[str, TableSchema]:
@@ -151,6 +155,9 @@ class Restorer:
                 plan.view, plan.reads, collections=plan.collections, keys=plan.request.keys
             ) as state:
                 state.schemas = plan.schemas
+                # A table that was empty is part of the state, also if it never had a row.
+                empty = dict.fromkeys(plan.schemas, 0)
+                state.counts = dict(sorted((empty | dict(state.counts)).items()))
                 report = await sink.write(state, progress=progress)
         except BaseException as error:
             detail = {"error": getattr(error, "code", type(error).__name__), "why": str(error)}

@@ -25,7 +25,7 @@ from pitr.domain.errors import DataLoss
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogState, LogView, TailStats
 from pitr.domain.manifest import ObjectRef
-from pitr.domain.plan import check_coverage, plan_reads
+from pitr.domain.plan import check_coverage, chosen, plan_reads
 from pitr.domain.target import Cut
 
 
@@ -352,3 +352,11 @@ def test_all_but_the_newest_snapshots_are_retired() -> None:
     assert snapshots_to_retire(parts, kept=2) == (parts[0],)
     assert snapshots_to_retire(parts, kept=1) == tuple(parts[:3])
     assert snapshots_to_retire(parts, kept=9) == ()
+
+
+def test_what_is_the_logs_own_is_chosen_only_by_name() -> None:
+    known = {"pitr.schemas", "pitrs.rows", "shop.orders"}
+    assert chosen(known, None) == {"pitrs.rows", "shop.orders"}
+    assert chosen(known - {"pitr.schemas"}, None) is None
+    assert chosen({"pitr.schemas"}, None) == frozenset()
+    assert chosen(known, frozenset({"pitr.schemas"})) == {"pitr.schemas"}

@@ -7,8 +7,8 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,16 +17,22 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from pitr.adapters.clock import SystemClock
 from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.adapters.postgres.attached import AttachedDatabase
-from pitr.domain.errors import InvalidRequest
+from pitr.domain.errors import Conflict, InvalidRequest
 from pitr.domain.log import Source as Attached
+from pitr.domain.pgoutput.attach import AttachNames
 from pitr.domain.pgoutput.attach_request import fit_name, slot_names
+from pitr.domain.pgoutput.attach_results import Detached
 from pitr.domain.pgoutput.attach_url import checked_url
+from pitr.services.detach import Detacher
+from pitr.services.lanes import LaneKeeper
 from tests.faces.cli_tools import Place, one_object, pitr, start
 from tests.faces.test_cli_docs import undocumented
 from tests.postgres.servers import LOCKED_OUT, Source, execute, fetch
 from tests.postgres.test_setup import traces
+from tests.services.world import World
 
 WAIT_S = 20.0
 
@@ -442,6 +448,57 @@ def test_a_database_that_is_away_is_detached_by_force_only(
     assert 'ALTER TABLE "public"."loose" REPLICA IDENTITY DEFAULT' in left["statements"]
     execute(source_db, *left["statements"])
     assert traces(source_db) == before
+
+
+def test_a_detach_that_broke_off_is_completed_or_taken_back(
+    place: Place, source_db: str, catalog: EmbeddedPostgres
+) -> None:
+    execute(source_db, *NOTES)
+    before = traces(source_db)
+    place.done("attach", source_db, "--name", "shop")
+    broken = (
+        asyncio.run(catalog.ensure_database("pitr")),
+        "UPDATE pitr.sources SET options = options || '{\"detaching\": true}'",
+    )
+    execute(*broken)
+    assert "being detached" in place.done("sources")
+    assert place.run("capture").exit_code == 2, "nobody follows it"
+    assert place.document("attach", source_db, "--name", "shop")["again"]
+    assert [each["detaching"] for each in sources(place)] == [False]
+    execute(*broken)
+    place.done("detach", "shop")
+    assert traces(source_db) == before and sources(place) == []
+
+
+class InUse:
+    """A database whose slot somebody uses until he is thrown out."""
+
+    async def detach(self, names: AttachNames, *, terminate: bool) -> Detached:
+        if not terminate:
+            raise Conflict("somebody uses the replication slot")
+        return Detached(removed=[f"replication slot {names.slot}"])
+
+
+async def test_a_slot_in_use_is_dropped_by_force_only(world: World) -> None:
+    @asynccontextmanager
+    async def connect(url: str) -> AsyncIterator[Any]:
+        assert url == "postgresql://h/db?password=s%20t"
+        yield InUse()
+
+    clock = SystemClock()
+    lanes = LaneKeeper(world.catalog, clock)
+    detacher = Detacher(world.catalog, lanes, clock, connect=connect, password="s t")
+    source = Attached(
+        name="shop", url="postgresql://h/db", slot="pitr_shop", publication="p", created_us=1
+    )
+    await world.catalog.add_source(world.log, source)
+    with pytest.raises(Conflict) as caught:
+        await detacher.detach(world.log, "shop")
+    assert "--force" in str(caught.value.hint)
+    assert await world.catalog.sources(world.log) == [source], "it is followed as before"
+    report = await detacher.detach(world.log, "shop", force=True)
+    assert report.removed == ("replication slot pitr_shop",)
+    assert await world.catalog.sources(world.log) == []
 
 
 def test_serve_follows_and_lets_go_while_it_runs(place: Place, source_db: str) -> None:

@@ -15,7 +15,7 @@ from pitr.adapters.clock import new_uid
 from pitr.adapters.kafka import KafkaConfig
 from pitr.adapters.sinks import sink_for
 from pitr.adapters.sinks.files import StdoutSink
-from pitr.domain.errors import Conflict, InvalidRequest, NotFound
+from pitr.domain.errors import Conflict, InvalidRequest, NotFound, SinkNotEmpty
 from pitr.domain.log import Gap
 from pitr.domain.pgoutput.schema_log import SCHEMAS
 from pitr.domain.ports import Sink
@@ -242,6 +242,29 @@ async def test_into_the_table_that_a_column_was_dropped_from_since(
             "2": {"id": "2", "doc": None, "new": None},
             "3": {"id": "3", "doc": "null", "new": "n"},
         }
+
+
+async def test_a_table_that_was_empty_comes_back_empty(
+    world: World, source: Source, source_db: str
+) -> None:
+    """Also if no row of it was ever seen: what is in it now came later."""
+    async with app_of(source_db) as app:
+        await app.run("CREATE TABLE rows (id int PRIMARY KEY)", "CREATE TABLE other (id int)")
+        attached = await attach(app, what="FOR TABLE rows")
+        async with following(world, attached):
+            await caught_up(world, app, attached)
+    async with twin_of(source, database_of(source_db)) as twin, app_of(twin) as restored:
+        await restored.run("INSERT INTO rows VALUES (1)", "INSERT INTO other VALUES (1)")
+        for asked in (None, frozenset({"public.rows"})):
+            with pytest.raises(SinkNotEmpty):
+                await restore(world, twin, collections=asked)
+        report = await restore(world, twin, force=True)
+        assert report.sink.rows == {"public.rows": 0}
+        assert await restored.value("SELECT count(*) FROM rows") == 0
+        assert await restored.value("SELECT count(*) FROM other") == 1
+    async with twin_of(source) as empty, app_of(empty) as restored:
+        await restore(world, empty)
+        assert await restored.value("SELECT count(*) FROM rows") == 0
 
 
 async def test_a_table_that_is_not_whole_yet_keeps_only_itself_from_being_restored(

@@ -35,7 +35,7 @@ from pitr.domain.pgoutput.transactions import (
 from pitr.domain.pgoutput.tuples import PADDING, Mask, Places, Slices, Source
 
 RUN_MESSAGES: Final = 16_384
-RUN_BYTES: Final = 4 * 1024 * 1024
+RUN_BYTES: Final = 3 * 1024 * 1024
 """How much is decoded at once; a single larger message makes a larger run."""
 
 MESSAGE_BYTES_MAX: Final = 2 * DOCUMENT_BYTES_MAX + 1024 * 1024

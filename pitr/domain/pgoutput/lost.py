@@ -7,5 +7,3 @@ from pitr.domain.errors import DataLoss
 
 class SlotLost(DataLoss):
     """The slot cannot go on from where we stand: changes between may be gone for good."""
-
-    code = "slot_lost"

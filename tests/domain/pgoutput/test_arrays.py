@@ -55,6 +55,8 @@ def test_literals(literal: str, element: Form, expected: str) -> None:
         "a}",
         "{a}}",
         "{a}{b}",
+        "{a},{b}",
+        "{a},b",
         "{a}b",
         "{a}NULL",
         "{,}",

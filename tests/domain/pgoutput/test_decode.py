@@ -395,9 +395,20 @@ def test_nothing() -> None:
         assert found.changes.schema == DRAFT_SCHEMA
 
 
+def test_a_truncate_that_was_stored_in_part() -> None:
+    messages = [begin(), truncate(1, 2, 9, 1), truncate(2), commit()]
+    rest = part(messages, ORDERS, WHOLE, skip=2)
+    found = decode_part(rest, position_first=0)
+    check(found, naive.decode(rest, position_first=0))
+    assert found.changes["collection"].to_pylist() == ["public.orders", "public.whole"]
+    assert found.changes["tx"].to_pylist() == ["7:0/16B3748"] * 2
+    assert found.quarantined[0].body == messages[1]
+
+
 def test_rows_outside_of_transactions() -> None:
     row = insert(1, ["1", None, None])
-    outside = part([row, begin(), commit(), row, begin(xid=8), row], ORDERS)
+    said = message(b'{"actor":"a"}')
+    outside = part([said, row, begin(), commit(), row, begin(xid=8), row], ORDERS)
     found = decode_part(outside, position_first=0)
     check(found, naive.decode(outside, position_first=0))
     assert found.changes["tx"].to_pylist() == [None, None, "8:0/16B3748"]
