@@ -20,6 +20,7 @@ from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
 from pitr.domain.manifest import GENESIS_HASH
 from tests.kafka import brokers
+from tests.postgres import servers
 
 # Whoever runs the tests in the background may ignore Ctrl-C; the programs under test must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -35,8 +36,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
 def pytest_report_header() -> list[str]:
-    """Say which Kafka brokers the tests will use, and why they will not use one."""
-    return brokers.describe()
+    """Say which brokers and databases the tests will use, and why they will not use one."""
+    return [*brokers.describe(), *servers.describe()]
 
 
 START_US = 1_772_357_400_000_000

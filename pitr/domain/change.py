@@ -59,8 +59,9 @@ class Quarantined:
     """Input that could not be read, kept with its bytes, its place and its reason (invariant 13).
 
     ``position`` is where in its lane it stood; ``code`` is one word of ``docs/quarantine.md``;
-    ``reason`` names the field and what is wrong with it, for people; ``format`` is ``native`` or
-    ``debezium``, what the bytes were taken for; ``meta`` is JSON about where it came from.
+    ``reason`` names the field and what is wrong with it, for people; ``format`` is what the bytes
+    were taken for: ``native``, ``debezium`` or ``pgoutput``; ``meta`` is JSON about where it came
+    from.
     """
 
     position: int

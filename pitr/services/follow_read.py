@@ -23,7 +23,6 @@ from pitr.domain.pgoutput.ports import Database, Polled, Stream
 from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.pgoutput.schema_log import (
     SchemaStep,
-    is_as_described,
     schema_step,
     schema_steps,
 )
@@ -104,7 +103,7 @@ class StreamReader:
             rows_max=limits.capture_rows_max,
             bytes_max=limits.capture_bytes_max,
         )
-        self._waits_since = 0.0
+        self._cut_s = 0.0
         self._looks: dict[bytes, asyncio.Future[Mapping[int, TableSchema] | None]] = {}
         self._looks_due = asyncio.Event()
         self._parts: asyncio.Queue[Part | Steps | ChunkEnd | Idle] = asyncio.Queue(maxsize=1)
@@ -144,13 +143,11 @@ class StreamReader:
     def _patience_s(self) -> float:
         if not self._assembler.holds_any:
             return POLL_S
-        return max(0.0, min(POLL_S, self._waits_since + self._linger_s - time.monotonic()))
+        return max(0.0, min(POLL_S, self._cut_s + self._linger_s - time.monotonic()))
 
     async def _take(self, messages: list[bytes]) -> None:
         assembler, taken = self._assembler, 0
         while True:
-            if not assembler.holds_any:
-                self._waits_since = time.monotonic()
             need, taken = assembler.take(messages, taken)
             match need:
                 case Need.MORE:
@@ -167,12 +164,12 @@ class StreamReader:
     async def _cut(self, *, pieces: bool = False) -> None:
         for part in self._assembler.cut(pieces=pieces):
             await self._parts.put(part)
-        self._waits_since = time.monotonic()
+        self._cut_s = time.monotonic()
 
     async def _cut_if_due(self, polled: Polled) -> None:
         behind = polled.server_lsn - self._assembler.lsn > BEHIND_BYTES
         linger_s = self._behind_linger_s if behind else self._linger_s
-        if self._waits_since + linger_s <= time.monotonic():
+        if self._assembler.holds_any and self._cut_s + linger_s <= time.monotonic():
             await self._cut()
 
     async def _relate(self) -> None:
@@ -185,8 +182,12 @@ class StreamReader:
         await self._cut(pieces=True)
         self._assembler.relate(relation)
         found = (await self._database.schemas([raw.relid])).get(raw.relid)
-        if found is None or not is_as_described(found, raw):
-            self._looks_due.set()  # the table is another one by now
+        if found is None:  # gone by now; or a partition, which comes under its root
+            if raw.relid in self._schemas:
+                self._looks_due.set()
+            return
+        if await self._database.relation_of(found) != relation:
+            self._looks_due.set()  # the document is ahead of the stream
             return
         step = schema_step(self._schemas.get(raw.relid), found)
         under_way = self._assembler.transaction

@@ -10,6 +10,7 @@ import structlog
 
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.pgoutput.copytext import entered
+from pitr.domain.pgoutput.holes import HOLE, holes_of
 from pitr.domain.pgoutput.ports import Stream
 from pitr.domain.pgoutput.schema_log import changes_of_steps
 from pitr.services.follow_copy import TableCopier
@@ -66,12 +67,16 @@ class StreamStore:
             return
         self._copier.window.add(decoded.changes)
         notes = replace(self._following.notes, lsn=part.lsn, open=part.open_after)
+        for collection, at_us in holes_of(decoded.changes):
+            await self._lane.open_gap(HOLE, collection=collection, at_us=at_us)
+            notes = replace(notes, copy=notes.copy.begun(collection))
         await self._lane.append(
             decoded.changes,
             notes=notes,
             quarantined=decoded.quarantined,
             size_bytes=part.size_bytes,
         )
+        self._copier.wake()
         self._release()
 
     async def _store_steps(self, item: Steps) -> None:

@@ -334,7 +334,7 @@ async def small_transactions(
             before = follower.following.position
             await source_db.run(SMALL, known + 1 + number)
             start = time.perf_counter()
-            while follower.following.position == before:
+            while follower.following.position == before:  # noqa: ASYNC110 - the point is to look
                 await asyncio.sleep(0.001)
             waited.append(1_000 * (time.perf_counter() - start))
     places = quantiles(waited, n=100, method="inclusive")

@@ -122,7 +122,7 @@ def test_a_folder_without_data_is_not_filled_by_who_only_looks(tmp_path: Path) -
     for args in (["status"], ["tail"], ["verify"], ["restore", "--to", "latest", "--dry-run"]):
         result = pitr(*args, "--data", str(tmp_path / "typo"))
         assert result.exit_code == 3, (args, result.stderr)
-        assert "hint: pitr ingest and pitr serve start it" in result.stderr
+        assert "hint: pitr serve, pitr attach and pitr ingest start it" in result.stderr
     assert not (tmp_path / "typo").exists()
 
 

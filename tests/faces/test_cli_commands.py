@@ -105,6 +105,8 @@ def test_a_log_that_does_not_exist_is_not_found_and_not_made(shop: Place) -> Non
         ["verify"],
         ["mark"],
         ["operations"],
+        ["sources"],
+        ["detach", "shop"],
         ["quarantine"],
         ["compact"],
         ["snapshot"],

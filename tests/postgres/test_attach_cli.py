@@ -44,7 +44,7 @@ TABLE = "SELECT json_build_object('id', id, 'body', body, 'price', price, 'ok', 
 
 
 @pytest.fixture(scope="module")
-def catalog(short_folder: Path) -> Iterator[EmbeddedPostgres]:
+def embedded(short_folder: Path) -> Iterator[EmbeddedPostgres]:
     """A data folder whose PostgreSQL runs for the whole module, so that each command is quick."""
     server = asyncio.run(EmbeddedPostgres.start(short_folder / "attach" / "postgres"))
     yield server
@@ -52,11 +52,11 @@ def catalog(short_folder: Path) -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def place(catalog: EmbeddedPostgres) -> Iterator[Place]:
+def place(embedded: EmbeddedPostgres) -> Iterator[Place]:
     """A log of its own; what is attached to it is forgotten when the test is over."""
-    found = Place(catalog.folder.parent, f"log-{uuid4().hex[:12]}")
+    found = Place(embedded.folder.parent, f"log-{uuid4().hex[:12]}")
     yield found
-    url = asyncio.run(catalog.ensure_database("pitr"))
+    url = asyncio.run(embedded.ensure_database("pitr"))
     if fetch(url, "SELECT to_regclass('pitr.sources')::text") != [(None,)]:
         execute(url, "DELETE FROM pitr.sources")
 
@@ -262,8 +262,8 @@ def test_of_a_table_without_a_key_inserts_can_be_captured(
     assert fetch(source_db, "SELECT FROM pg_publication") == []
 
 
-def test_pitr_s_own_catalog_is_refused(place: Place, catalog: EmbeddedPostgres) -> None:
-    url = asyncio.run(catalog.ensure_database("pitr"))
+def test_pitr_s_own_catalog_is_refused(place: Place, embedded: EmbeddedPostgres) -> None:
+    url = asyncio.run(embedded.ensure_database("pitr"))
     place.ingest([{"collection": "c", "key": 1, "after": {"id": 1}}])
     result = place.run("attach", url)
     assert result.exit_code == 2
@@ -325,7 +325,7 @@ def test_there_has_to_be_something_to_capture(place: Place, tmp_path: Path) -> N
 
 
 def test_a_password_is_neither_stored_nor_printed(
-    place: Place, source: Source, source_db: str, catalog: EmbeddedPostgres, tmp_path: Path
+    place: Place, source: Source, source_db: str, embedded: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     secret, encoded = "ge@heim/7 %", "ge%40heim%2F7%20%25"
     execute(source_db, *NOTES, f"CREATE ROLE {LOCKED_OUT} LOGIN SUPERUSER PASSWORD '{secret}'")
@@ -358,7 +358,7 @@ def test_a_password_is_neither_stored_nor_printed(
         with running(place, "capture", PGPASSFILE=str(passes)):
             until(lambda: sources(place), is_read(1))
         kept = fetch(
-            asyncio.run(catalog.ensure_database("pitr")),
+            asyncio.run(embedded.ensure_database("pitr")),
             "SELECT to_jsonb(s)::text FROM pitr.sources s"
             " UNION ALL SELECT to_jsonb(l)::text FROM pitr.lanes l",
         )
@@ -451,13 +451,13 @@ def test_a_database_that_is_away_is_detached_by_force_only(
 
 
 def test_a_detach_that_broke_off_is_completed_or_taken_back(
-    place: Place, source_db: str, catalog: EmbeddedPostgres
+    place: Place, source_db: str, embedded: EmbeddedPostgres
 ) -> None:
     execute(source_db, *NOTES)
     before = traces(source_db)
     place.done("attach", source_db, "--name", "shop")
     broken = (
-        asyncio.run(catalog.ensure_database("pitr")),
+        asyncio.run(embedded.ensure_database("pitr")),
         "UPDATE pitr.sources SET options = options || '{\"detaching\": true}'",
     )
     execute(*broken)

@@ -6,6 +6,7 @@ from typing import Final
 
 CODES: Final = frozenset(
     {
+        "bad_message",
         "bad_text",
         "bad_time",
         "bad_unicode",

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pitr.domain.change import DOCUMENT_BYTES_MAX, KEY_BYTES_MAX, Op
 from pitr.domain.keys import BadKey, canonical_key
@@ -186,27 +187,27 @@ class Written:
         """Tell which changes cannot be stored, by their slot."""
         flaws: dict[int, Flaw] = {}
         lengths = np.diff(self._bounds)
-        keys = self.key
-        for slot in self._changes.array_keys().tolist():
-            # Only within an array may a null have gone unseen.
-            text = keys[slot].as_py()
-            if "null" in text:
-                _add_key_flaw(flaws, slot, text)
         count = self._changes.count
-        for slot in np.flatnonzero(lengths[:count] > KEY_BYTES_MAX).tolist():
-            _add_key_flaw(flaws, slot, keys[slot].as_py())
+        too_long = np.flatnonzero(lengths[:count] > KEY_BYTES_MAX)
+        for slot in [*self._null_keys(), *too_long.tolist()]:
+            try:
+                canonical_key(self.key[slot].as_py().encode())
+            except BadKey as error:
+                flaws.setdefault(slot, Flaw(error.flaw, f"key: {error}"))
         for place in np.flatnonzero(lengths[count:] > DOCUMENT_BYTES_MAX).tolist():
             name = "after" if place < count else "before"
             flaw = Flaw("document_too_large", f"{name}: is over {DOCUMENT_BYTES_MAX} bytes")
             flaws.setdefault(place % count, flaw)
         return flaws
 
-
-def _add_key_flaw(flaws: dict[int, Flaw], slot: int, key: str) -> None:
-    try:
-        canonical_key(key.encode())
-    except BadKey as error:
-        flaws.setdefault(slot, Flaw(error.flaw, f"key: {error}"))
+    def _null_keys(self) -> list[int]:
+        """Give the changes with a key that may hold a null; only in an array it has gone unseen."""
+        slots = self._changes.array_keys()
+        if not len(slots):
+            return []
+        found = pc.match_substring(self.key.take(pa.array(slots)), "null")
+        may: list[int] = slots[found.to_numpy(zero_copy_only=False)].tolist()
+        return may
 
 
 def coded(texts: Sequence[str | None], codes: Codes) -> pa.Array:

@@ -67,7 +67,8 @@ def decode_part(part: Part, *, position_first: int) -> Decoded:
         quarantined += decoded.quarantined
         position += decoded.changes.num_rows + len(decoded.quarantined)
         before, skipped = run.last, 0
-    changes = pa.concat_tables(tables) if tables else DRAFT_SCHEMA.empty_table()
+    # As one chunk it is cheap to pickle and to work with.
+    changes = pa.concat_tables(tables).combine_chunks() if tables else DRAFT_SCHEMA.empty_table()
     return Decoded(changes=changes, quarantined=tuple(quarantined))
 
 

@@ -6,6 +6,7 @@ Values are taken as they stand in the source; only those that JSON writes otherw
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,13 +33,14 @@ _BEFORE: Final = ("{", ",", '",')
 _AFTER: Final = ("{}", "}", '"}')
 
 _QUOTE, _BACKSLASH, _SPACE, _MINUS, _ZERO = b'"\\ -0'
+_ASCII_END: Final = 128
+
 _GROWTH: Final = np.zeros(256, np.uint8)
 """How many bytes more a byte takes within a JSON string."""
 _GROWTH[:_SPACE] = len(r"\u0000") - 1
 _GROWTH[list(b'"\\\b\t\n\f\r')] = 1
 
 _encode: Final = msgspec.json.encode
-
 
 _WORDS: Final = Block(b"nulltruefalse", np.array([0, 4, 4, 5], np.int32))
 """Nothing, and what JSON has besides strings and numbers."""
@@ -207,14 +209,21 @@ class _Texts:
         if _is_utf8(taken.buffer, int(taken.offsets[-1])) and not (firsts & 0xC0 == 0x80).any():
             return
         place_of = {id(column): place for place, column in enumerate(columns)}
+        wrong = self._not_utf8()
         raise NotUtf8(
             [
-                (place_of[id(column)], row)
+                (place_of[id(column)], number - first)
                 for column, first, end in self._spans()
-                for row, value in enumerate(taken.values(first, end))
-                if not _is_utf8(pa.py_buffer(value), len(value))
+                for number in wrong[bisect_left(wrong, first) : bisect_left(wrong, end)]
             ]
         )
+
+    def _not_utf8(self) -> list[int]:
+        """Find the values that are not UTF-8."""
+        taken = self._taken
+        beyond_ascii = np.flatnonzero(taken.bytes >= _ASCII_END)
+        numbers = np.unique(np.searchsorted(taken.offsets, beyond_ascii, "right") - 1).tolist()
+        return [number for number in numbers if not _decodes(taken.values(number, number + 1)[0])]
 
     def match_integers(self, first: int, end: int) -> None:
         """See which values of some columns are integers; others are written as strings."""
@@ -349,6 +358,14 @@ def _is_utf8(buffer: pa.Buffer, length: int) -> bool:
     try:
         pa.Array.from_buffers(pa.string(), 1, [None, bounds, buffer]).validate(full=True)
     except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _decodes(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
         return False
     return True
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 from pitr.domain.change import Op
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.manifest import canonical_json
-from pitr.domain.pgoutput.messages import RawRelation
 from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.pgoutput.schema_change import difference
 
@@ -56,21 +55,6 @@ def schema_step(before: TableSchema | None, after: TableSchema) -> SchemaStep | 
     is_other = changed.table_renamed is not None
     empties = (before.collection,) if loses_rows or is_other else ()
     return SchemaStep(before=before, after=after, empties=empties, reasons=changed.reasons)
-
-
-def is_as_described(schema: TableSchema, raw: RawRelation) -> bool:
-    """Tell whether a document has the table as the stream has it at this place.
-
-    It is read a little later, so that it may be ahead; a column more does no harm.
-    """
-    types = {column.name: (column.type_oid, column.typmod) for column in schema.columns}
-    flagged = {column.name for column in raw.columns if column.in_identity}
-    described = {column.name: (column.type_oid, column.typmod) for column in raw.columns}
-    return (
-        (schema.schema, schema.name, schema.identity) == (raw.schema, raw.name, raw.identity)
-        and described.items() <= types.items()
-        and (schema.identity not in ("d", "i") or flagged == set(schema.identity_columns))
-    )
 
 
 def schema_steps(

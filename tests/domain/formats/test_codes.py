@@ -18,6 +18,7 @@ def test_every_code_has_one_row_in_the_docs_and_every_row_a_code() -> None:
 
 
 def test_every_code_is_used() -> None:
-    sources = [*(ROOT / "pitr/domain/formats").glob("*.py"), Path(keys.__file__)]
+    folders = [ROOT / "pitr/domain/formats", ROOT / "pitr/domain/pgoutput"]
+    sources = [*(path for each in folders for path in each.glob("*.py")), Path(keys.__file__)]
     text = "".join(path.read_text() for path in sources if path.name != "flaw.py")
     assert {code for code in CODES if f'"{code}"' not in text} == set()

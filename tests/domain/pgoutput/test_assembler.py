@@ -136,3 +136,18 @@ def test_the_rest_of_a_transaction_that_does_not_come_is_a_loss() -> None:
     made = assembler(resumed=resumed, rows_max=10)
     with pytest.raises(SlotLost, match="does not send the rest"):
         made.take([b.begin(lsn=9)])
+
+
+def test_what_the_app_says_goes_on_in_the_next_piece() -> None:
+    made = assembler(rows_max=2)
+    said = b.message(b'{"actor":"a","reason":"r","meta":{"n":[1]}}')
+    rows = [b.insert(1, [str(n), "1"]) for n in range(4)]
+    made.take([b.begin(), said, *rows[:2]])
+    [first] = made.cut()
+    made.take([*rows[2:], b.message(b"\xff")])
+    [second] = made.cut()
+    assert second.open_before == first.open_after
+    assert second.open_before is not None
+    assert (second.open_before.actor, second.open_before.reason) == ("a", "r")
+    assert second.open_before.meta == '{"n":[1]}'
+    assert [row[5] for row in changes_of([first, second])] == ["a"] * 4

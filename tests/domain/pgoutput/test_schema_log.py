@@ -8,14 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pitr.domain.pgoutput.messages import RawColumn, RawRelation
 from pitr.domain.pgoutput.schema import Constraint, TableColumn, TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import (
     NEW,
     SCHEMAS,
     changes_of_steps,
     emptied,
-    is_as_described,
     schema_steps,
 )
 
@@ -83,26 +81,3 @@ def test_a_table_that_is_gone_has_no_rows_and_no_schema() -> None:
         ("public.rows", "truncate", None),
         (SCHEMAS, "delete", "public.rows"),
     ]
-
-
-def test_a_document_may_be_ahead_of_the_stream() -> None:
-    raw = RawRelation(
-        relid=7,
-        schema="public",
-        name="rows",
-        identity="d",
-        columns=(
-            RawColumn(name="id", type_oid=23, typmod=-1, in_identity=True),
-            RawColumn(name="body", type_oid=25, typmod=-1, in_identity=False),
-        ),
-    )
-    assert is_as_described(TABLE, raw)
-    generated = replace(TEXT, number=3, name="g", generated="body")
-    assert is_as_described(replace(TABLE, columns=(ID, TEXT, generated)), raw)
-    assert not is_as_described(replace(TABLE, name="others"), raw)
-    assert not is_as_described(replace(TABLE, identity="f"), raw)
-    assert not is_as_described(replace(TABLE, columns=(ID,)), raw)
-    assert not is_as_described(replace(TABLE, columns=(ID, replace(TEXT, type_oid=23))), raw)
-    more = replace(TEXT, number=3, name="more")
-    assert is_as_described(replace(TABLE, columns=(ID, TEXT, more)), raw)
-    assert not is_as_described(replace(TABLE, identity_columns=("body",)), raw)
