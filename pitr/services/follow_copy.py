@@ -15,7 +15,7 @@ import structlog
 
 from pitr.domain.batch import Decoded
 from pitr.domain.errors import Unavailable
-from pitr.domain.pgoutput.copying import CHUNK_ROWS_MAX, CHUNK_ROWS_MIN, Chunk
+from pitr.domain.pgoutput.copying import CHUNK_ROWS_MAX, CHUNK_ROWS_MIN, Chunk, Resume
 from pitr.domain.pgoutput.copytext import decode_rows
 from pitr.domain.pgoutput.model import Relation
 from pitr.domain.pgoutput.ports import Database
@@ -36,6 +36,8 @@ class InHand:
     name: str
     chunk: Chunk
     decoded: Decoded
+    schema: TableSchema
+    after: Resume | None
 
 
 class TableCopier:
@@ -90,8 +92,10 @@ class TableCopier:
             collection in self._following.notes.copy.to_do
             and self.schemas.get(collection) is schema
         ):
-            chunk = await self._chunk(relation, rows_max)
-            if chunk is not None and await self._offer(chunk, relation):
+            table = self._following.notes.copy.table(collection)
+            after = table.last if table is not None else None
+            chunk = await self._chunk(relation, after, rows_max)
+            if chunk is not None and await self._offer(chunk, relation, schema, after):
                 rows_max, refused = chunk.rows_max, 0
                 continue
             rows_max = max(rows_max // 2, CHUNK_ROWS_MIN)
@@ -99,12 +103,10 @@ class TableCopier:
             refused += 1
         self.window.unwatch(collection)
 
-    async def _chunk(self, relation: Relation, rows_max: int) -> Chunk | None:
+    async def _chunk(self, relation: Relation, after: Resume | None, rows_max: int) -> Chunk | None:
         """Read the next chunk; None if the stream may have brought what it does not see."""
         if self.window.unknown(await self._database.snapshot()):
             return None  # a transaction is older than all we know: no need to read in vain
-        table = self._following.notes.copy.table(relation.collection)
-        after = table.last if table is not None else None
         try:
             chunk = await self._database.chunk(
                 relation, after=after, rows_max=min(rows_max, CHUNK_ROWS_MAX)
@@ -120,12 +122,14 @@ class TableCopier:
             return None
         return chunk
 
-    async def _offer(self, chunk: Chunk, relation: Relation) -> bool:
+    async def _offer(
+        self, chunk: Chunk, relation: Relation, schema: TableSchema, after: Resume | None
+    ) -> bool:
         """Mark the chunk's place in the stream, and wait until it came by there."""
         decoded = await asyncio.to_thread(decode_rows, chunk.data, relation)
         self._number += 1
         name = f"{self._session}:{self._number}"
-        self._in_hand = InHand(name, chunk, decoded)
+        self._in_hand = InHand(name, chunk, decoded, schema, after)
         self._decided.clear()
         await self._database.emit(COPY, orjson.dumps({"chunk": name}))
         await self._decided.wait()
@@ -137,6 +141,20 @@ class TableCopier:
         if in_hand is not None and content == orjson.dumps({"chunk": in_hand.name}):
             return in_hand
         return None
+
+    def is_next(self, in_hand: InHand) -> bool:
+        """Tell whether a chunk is what the copy of its table goes on with, here in the stream.
+
+        Not if the table was altered since it was read, or is to be read from its beginning again.
+        """
+        collection = in_hand.chunk.collection
+        table = self._following.notes.copy.table(collection)
+        return (
+            table is not None
+            and not table.done
+            and table.last == in_hand.after
+            and self.schemas.get(collection) is in_hand.schema
+        )
 
     def decide(self, *, accepted: bool) -> None:
         """Say whether the chunk in hand is stored, or has to be read again."""

@@ -189,9 +189,12 @@ class StreamReader:
         if await self._database.relation_of(found) != relation:
             self._looks_due.set()  # the document is ahead of the stream
             return
-        step = schema_step(self._schemas.get(raw.relid), found)
+        before = self._schemas.get(raw.relid)
+        step = schema_step(before, found)
         under_way = self._assembler.transaction
-        if step is not None:
+        if step is not None and step.empties and _goes_on(before, found):
+            self._looks_due.set()  # rows went away that the relation message does not tell of
+        elif step is not None:
             commit_us = under_way.commit_us if under_way is not None else None
             await self._put_steps([step], commit_us=commit_us)
 
@@ -212,6 +215,7 @@ class StreamReader:
                 seen.set_result(await self._database.look(name))
             except Unavailable as error:
                 seen.set_result(None)
+                self._looks.pop(name.encode(), None)
                 self._logger.warning("tables_not_seen", error=str(error))
                 self._looks_due.set()
                 await asyncio.sleep(LOOK_AGAIN_S)
@@ -241,3 +245,11 @@ class StreamReader:
             else:
                 self._schemas[step.after.relid] = step.after
         await self._parts.put(Steps(steps, commit_us))
+
+
+def _goes_on(before: TableSchema | None, after: TableSchema) -> bool:
+    """Tell whether a table has the name and the key that it had."""
+    return before is not None and (before.collection, before.row_key) == (
+        after.collection,
+        after.row_key,
+    )

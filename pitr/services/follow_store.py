@@ -111,7 +111,7 @@ class StreamStore:
         if in_hand is None:
             return
         chunk, transaction = in_hand.chunk, end.transaction
-        if chunk.collection not in self._following.notes.copy.to_do:
+        if not self._copier.is_next(in_hand):
             self._copier.window.give_up()
             self._copier.decide(accepted=False)
             return

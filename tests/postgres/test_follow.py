@@ -194,6 +194,64 @@ async def test_rows_that_change_while_their_table_is_copied(world: World, source
         assert all(gap.healed_seq_end for gap in (await world.catalog.view(world.log)).gaps)
 
 
+async def test_a_table_that_is_altered_while_it_is_copied_is_read_again(
+    world: World, source_db: str
+) -> None:
+    async with app_of(source_db) as app:
+        await app.run(
+            "CREATE TABLE rows (id int PRIMARY KEY, n int, body text)",
+            "INSERT INTO rows SELECT g, g, repeat('b', 300) FROM generate_series(1, 60000) g",
+        )
+        source = await attach(app)
+        async with following(world, source):
+            async with asyncio.timeout(20):
+                while not await rows_copied(world, source, "public.rows"):
+                    await asyncio.sleep(0.005)
+            await app.run(
+                "ALTER TABLE rows ALTER n TYPE text USING 'n' || n",
+                "UPDATE rows SET body = 'new' WHERE id % 1000 = 0",
+            )
+            await caught_up(world, app, source)
+            expected = await app.rows("rows")
+            async with asyncio.timeout(30):
+                while await state_of(world, "public.rows") != expected:
+                    await asyncio.sleep(0.1)
+        assert all(gap.healed_seq_end for gap in (await world.catalog.view(world.log)).gaps)
+
+
+async def rows_copied(world: World, source: Any, collection: str) -> int:
+    for lane in await world.catalog.lanes(world.log, prefix=source.lane):
+        return int(lane.state.get("copy", {}).get("tables", {}).get(collection, {}).get("rows", 0))
+    return 0
+
+
+async def test_rows_of_a_partition_that_is_taken_away_are_gone(
+    world: World, every_source_db: str
+) -> None:
+    async with app_of(every_source_db) as app:
+        await app.run(
+            "CREATE TABLE rows (id int PRIMARY KEY, n int) PARTITION BY RANGE (id)",
+            "CREATE TABLE low PARTITION OF rows FOR VALUES FROM (0) TO (100)",
+            "CREATE TABLE high PARTITION OF rows FOR VALUES FROM (100) TO (200)",
+            "INSERT INTO rows SELECT g, 0 FROM generate_series(0, 199) g",
+        )
+        source = await attach(app)
+        async with following(world, source):
+            await caught_up(world, app, source)
+        await app.run(
+            "UPDATE rows SET n = 1 WHERE id % 10 = 0",
+            "ALTER TABLE rows DETACH PARTITION low",
+            "UPDATE rows SET n = 2 WHERE id % 20 = 0",
+        )
+        async with following(world, source):
+            await caught_up(world, app, source)
+            expected = await app.rows("rows")
+            assert len(expected) == 100
+            async with asyncio.timeout(20):
+                while await state_of(world, "public.rows") != expected:
+                    await asyncio.sleep(0.1)
+
+
 async def test_who_and_why(world: World, source_db: str) -> None:
     async with app_of(source_db) as app:
         await app.run("CREATE TABLE rows (id int PRIMARY KEY)")
