@@ -1,26 +1,23 @@
 """capture-postgres: changes of an attached database to the durable log, over pg_recvlogical.
 
 ``pg_recvlogical`` throws away what a slot sends; pitr stores what a slot at the same position
-sends. Beside it: how long a small transaction takes into the log, what a capture costs pgbench on
-the source, and with ``--huge`` the memory that one transaction of 5,000,000 rows takes.
-
-Run as a module it is the process of its own that captures for the last two.
+sends. Beside it: how long a small transaction takes into the log, what ``pitr capture`` costs
+pgbench on the source, and with ``--huge`` the memory that it takes for one transaction of 5,000,000
+rows.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -28,14 +25,11 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
-import uvloop
 
 from pitr.app import App, open_app
 from pitr.domain.log import LaneState, Source
 from pitr.domain.pgoutput.model import lsn_of
 from pitr.faces.event_log import configure_logging
-from pitr.faces.follow import following
-from pitr.faces.upkeep import upkeep
 from pitr.services.follow import Follower
 from pitr.settings import load_settings
 from scripts.benchmarks.bench import LOG, Stopwatch, rate, say
@@ -44,6 +38,9 @@ from tests.postgres import servers
 ROUNDS = 3
 SMALL_COUNT = 100
 SCALE, CLIENTS, PGBENCH_S, PGBENCH_ROUNDS = 10, 4, 20, 2
+SETTLE_S = 10
+"""Until a process that caught up has merged what came in."""
+
 HUGE_ROWS = 5_000_000
 WAIT_S = 1_800
 
@@ -219,10 +216,10 @@ async def followed(app: App, log: str, source: Source) -> AsyncIterator[Follower
 
 
 @asynccontextmanager
-async def captured(app: App, source: Source, *options: str) -> AsyncIterator[psutil.Process]:
-    """Follow in a process of its own meanwhile."""
-    command = [sys.executable, "-m", __name__, str(app.settings.data), *options]
-    process = await asyncio.create_subprocess_exec(*command)
+async def captured(app: App) -> AsyncIterator[psutil.Process]:
+    """Run ``pitr capture`` meanwhile; it follows what is attached."""
+    command = [sys.executable, "-m", "pitr", "capture", "--data", str(app.settings.data)]
+    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
     try:
         yield psutil.Process(process.pid)
     finally:
@@ -338,7 +335,7 @@ async def small_transactions(
                 await asyncio.sleep(0.001)
             waited.append(1_000 * (time.perf_counter() - start))
     places = quantiles(waited, n=100, method="inclusive")
-    say(f"a small transaction: {places[49]:.0f} ms, {places[98]:.0f} ms at most")
+    say(f"a small transaction: {places[49]:.0f} ms, 99 of 100 within {places[98]:.0f} ms")
     return {"latency_p50_ms": round(places[49], 1), "latency_p99_ms": round(places[98], 1)}
 
 
@@ -354,14 +351,15 @@ async def cost_of_capture(source_db: Database) -> dict[str, Any]:
     async with fresh_app() as app:
         source = await source_db.source("pgbench", "pgbench")
         await app.catalog.add_source(LOG, source)
-        async with captured(app, source):
+        async with captured(app):
             await copied(app, LOG, source, 4)
         say(f"pgbench, to warm up: {await source_db.pgbench(*load, '5'):,.0f}/s")
         for _ in range(PGBENCH_ROUNDS):
             await source_db.run("CHECKPOINT")
             without.append(await source_db.pgbench(*load, str(PGBENCH_S)))
-            async with captured(app, source):
+            async with captured(app):
                 await reached(app, LOG, source, await source_db.end())
+                await asyncio.sleep(SETTLE_S)
                 await source_db.run("CHECKPOINT")
                 beside.append(await source_db.pgbench(*load, str(PGBENCH_S)))
                 start = time.perf_counter()
@@ -387,7 +385,7 @@ async def memory_of_huge(source_db: Database) -> dict[str, Any]:
     async with fresh_app() as app:
         source = await source_db.source("huge", "shop")
         await app.catalog.add_source(LOG, source)
-        async with captured(app, source, "--alone") as process:
+        async with captured(app) as process:
             first = (await copied(app, LOG, source, 1)).position
             watch = Stopwatch()
             with watch.step("the huge transaction"):
@@ -420,6 +418,7 @@ def peak_of(pid: int) -> int:
 
 async def run(changes: int, *, huge: bool = False) -> dict[str, Any]:
     """Measure all; ``huge`` takes minutes and some 10 GB of disk."""
+    configure_logging("critical")  # that a table is new is no news
     async with database() as source_db:
         async with fresh_app() as app:
             figures = await throughput(source_db, app, changes)
@@ -434,33 +433,3 @@ async def run(changes: int, *, huge: bool = False) -> dict[str, Any]:
         "changes": changes,
         **figures,
     }
-
-
-# A capture of its own ---------------------------------------------------------------------------
-
-
-async def capture(data: Path, *, alone: bool) -> None:
-    """Follow what is attached until SIGTERM; the work by the clock beside it unless ``alone``."""
-    settings = load_settings(data=data, log_level="warning")
-    configure_logging(settings.log_level)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with open_app(settings) as app, AsyncExitStack() as stack:
-        if not alone:
-            await stack.enter_async_context(upkeep(app, asyncio.Event()))
-        await stack.enter_async_context(following(app))
-        await stop.wait()
-
-
-def main() -> None:
-    """Be the process of its own."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--alone", action="store_true", help="without sealing and merging")
-    given = parser.parse_args()
-    with suppress(KeyboardInterrupt):
-        uvloop.run(capture(given.data, alone=given.alone))
-
-
-if __name__ == "__main__":
-    main()
