@@ -263,7 +263,7 @@ def time_target(at_us: int) -> str:
 
 COMMON = settings(
     max_examples=EXAMPLES,
-    stateful_step_count=14,
+    stateful_step_count=10,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
