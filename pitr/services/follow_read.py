@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -136,7 +136,8 @@ class StreamReader:
             item = await self._parts.get()
             if isinstance(item, Part):
                 decoded = await asyncio.to_thread(decode_part, item, position_first=0)
-                await self.decoded.put(DecodedPart(item, decoded))
+                # The messages are not needed any more, and the part waits to be stored.
+                await self.decoded.put(DecodedPart(replace(item, messages=[]), decoded))
             else:
                 await self.decoded.put(item)
 

@@ -42,6 +42,8 @@ SETTLE_S = 10
 """Until a process that caught up has merged what came in."""
 
 HUGE_ROWS = 5_000_000
+ONLY_CAPTURE = {"PITR_COMPACT_COUNT_MIN": "1000000", "PITR_SNAPSHOT_CHANGES_MIN": "1000000000"}
+"""Merges and snapshots have bounds of their own; they would hide what capture itself takes."""
 WAIT_S = 1_800
 
 CORES = tuple(psutil.Process().cpu_affinity())
@@ -226,10 +228,14 @@ async def followed(app: App, log: str, source: Source) -> AsyncIterator[Follower
 
 
 @asynccontextmanager
-async def captured(app: App, cores: Sequence[int] = CORES) -> AsyncIterator[psutil.Process]:
+async def captured(
+    app: App, cores: Sequence[int] = CORES, **settings: str
+) -> AsyncIterator[psutil.Process]:
     """Run ``pitr capture`` meanwhile; it follows what is attached."""
     command = [sys.executable, "-m", "pitr", "capture", "--data", str(app.settings.data)]
-    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(
+        *command, stderr=subprocess.DEVNULL, env=os.environ | settings
+    )
     keep(process.pid, cores)
     try:
         yield psutil.Process(process.pid)
@@ -426,7 +432,7 @@ async def memory_of_huge(source_db: Database) -> dict[str, Any]:
     async with fresh_app() as app:
         source = await source_db.source("huge", "shop")
         await app.catalog.add_source(LOG, source)
-        async with captured(app) as process:
+        async with captured(app, **ONLY_CAPTURE) as process:
             first = (await copied(app, LOG, source, 1)).position
             watch = Stopwatch()
             with watch.step("the huge transaction"):
