@@ -119,7 +119,7 @@ async def following(
                 raise error
 
 
-async def caught_up(world: World, app: App, source: Source, *, seconds: float = 30) -> None:
+async def caught_up(world: World, app: App, source: Source, *, seconds: float = 60) -> None:
     """Wait until everything that is committed by now is in the log, and no table is copied."""
     await app.run("CREATE TABLE IF NOT EXISTS beats (id int PRIMARY KEY)")
     end = lsn_of(await app.value("SELECT pg_current_wal_lsn()::text"))

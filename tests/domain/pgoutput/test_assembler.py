@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pitr.domain.pgoutput.assembler import Assembler, Need
@@ -80,6 +80,7 @@ def changes_of(parts: list[Part]) -> list[tuple[object, ...]]:
     return found
 
 
+@settings(max_examples=60)
 @given(st.randoms(use_true_random=False), st.integers(1, 12), st.integers(1, 20))
 def test_cut_anywhere_and_begun_again_anywhere(
     dice: random.Random, transactions: int, rows_max: int
