@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     body_bytes_max: Count = Field(64 * 2**20, description="longest HTTP body, unpacked")
     queue_bytes_max: Count = Field(128 * 2**20, description="changes that may wait for a commit")
     segment_rows_min: Count = Field(
-        20_000, description="a batch of so many changes is sealed at once"
+        10_000, description="a batch of so many changes is sealed at once"
     )
     seal_rows: Count = Field(20_000, description="changes in the tail that make it be sealed")
     seal_age_s: Seconds = Field(60, description="age of the tail that makes it be sealed")

@@ -41,8 +41,9 @@ class Batch:
     With ``resume`` a batch that overlaps what its lane holds already stores only the rest (a
     client that sends again after a lost answer); without it the lane must stand exactly at
     ``position_first`` (a consumer that must never overtake another). ``resolves`` is the id of
-    the quarantined input that these changes were made from. ``size_bytes`` is the size of the
-    input, for limits and reports.
+    the quarantined input that these changes were made from. ``parted`` names the transactions of
+    which another append may hold a part, None where any may: the catalog remembers these (invariant
+    5). ``size_bytes`` is the size of the input, for limits and reports.
     """
 
     lane: str
@@ -55,4 +56,5 @@ class Batch:
     resume: bool = False
     idempotency: Idempotency | None = None
     resolves: int | None = None
+    parted: frozenset[str] | None = None
     size_bytes: int = 0

@@ -10,7 +10,7 @@ class Limits:
     """Bounds and thresholds. Rows are changes; sizes are bytes of input or of Parquet."""
 
     skew_us: int = 60_000_000
-    segment_rows_min: int = 20_000
+    segment_rows_min: int = 10_000
     segment_bytes_min: int = 8 * 1024 * 1024
     segment_rows_max: int = 200_000
     segment_bytes_max: int = 128 * 1024 * 1024
@@ -35,5 +35,6 @@ class Limits:
     capture_queue_bytes_max: int = 128 * 1024 * 1024
     capture_linger_us: int = 200_000
     capture_behind_linger_us: int = 1_000_000
+    capture_busy_linger_us: int = 2_000_000
     memory_bytes: int = 1024 * 1024 * 1024
     threads: int = 2

@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import structlog
 
-from pitr.app import App, open_app
+from pitr.app import App
 from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
 from pitr.faces.event_log import configure_logging
 from pitr.faces.follow import attached, following
+from pitr.faces.starting import opened, patiently
 from pitr.faces.upkeep import upkeep
 from pitr.services.capture import Capture
 from pitr.settings import Settings
@@ -72,21 +73,23 @@ async def capture(
 
     Raises:
         InvalidRequest: There is nothing to capture, the settings make no sense, or Kafka refuses.
-        Unavailable: The catalog does not answer or cannot be started.
+        Unavailable: The embedded catalog cannot be started; a catalog that is a service of its own
+            is waited for.
     """
     configure_logging(settings.log_level)
     with _stopping() as stop:
-        async with open_app(settings) as app:
-            databases = [source.name for _, source in await attached(app)]
+        async with opened(settings, stop) as app:
+            found = await patiently(lambda: attached(app), settings, stop)
+            databases = [source.name for _, source in found]
             if not (kafka or databases):
                 raise nothing_to_capture()
-            await app.ensure_log(settings.log)
+            await patiently(lambda: app.ensure_log(settings.log), settings, stop)
             async with upkeep(app, asyncio.Event()), following(app):
                 ready(databases)
                 if not kafka:
                     await stop.wait()
                 elif workers == 1:
-                    await (await app.capture()).run(stop)
+                    await (await patiently(app.capture, settings, stop)).run(stop)
                 else:
                     await _Workers(workers).run(stop)
 
@@ -105,9 +108,9 @@ async def work(settings: Settings) -> None:
     configure_logging(settings.log_level)
     parent = os.getppid()
     with _stopping() as stop:
-        async with open_app(settings) as app, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group, opened(settings, stop) as app:
             watching = group.create_task(_watch(parent, stop))
-            await (await app.capture()).run(stop)
+            await (await patiently(app.capture, settings, stop)).run(stop)
             watching.cancel()
 
 

@@ -14,12 +14,12 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from pitr.app import open_app
 from pitr.domain.errors import Conflict, InvalidRequest
 from pitr.faces.api import make_api
 from pitr.faces.capture import capturing
 from pitr.faces.event_log import configure_logging
 from pitr.faces.follow import following
+from pitr.faces.starting import opened
 from pitr.faces.upkeep import upkeep
 from pitr.settings import Settings
 
@@ -57,11 +57,12 @@ async def serve(settings: Settings, *, ready: Ready) -> None:
     Raises:
         Conflict: The port is in use.
         InvalidRequest: The address is none of this machine.
-        Unavailable: The catalog does not answer or cannot be started.
+        Unavailable: The embedded catalog cannot be started; one that is a service of its own is
+            waited for.
     """
     configure_logging(settings.log_level)
     with _listening(settings.host, settings.port) as listener, _Ending() as ending, _frozen():
-        async with ending.starting(), open_app(settings) as app:
+        async with ending.starting(), opened(settings, asyncio.Event()) as app:
             server = _server(make_api(app), on_ready=lambda: ready(_url(listener)))
             await app.ensure_log(settings.log)
             async with (

@@ -61,6 +61,7 @@ class LaneLog:
         first = following.position
         place = changes.schema.get_field_index("position")
         positions = pc.add(changes.column(place), first)
+        under_way = (following.notes.open, notes.open)
         batch = Batch(
             lane=following.lane,
             position_first=first,
@@ -69,6 +70,7 @@ class LaneLog:
             quarantined=tuple(replace(one, position=one.position + first) for one in quarantined),
             lane_state=notes.as_json(),
             owner=self._owner,
+            parted=frozenset(each.tx for each in under_way if each is not None),
             size_bytes=size_bytes,
         )
         while True:

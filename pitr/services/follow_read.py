@@ -19,25 +19,32 @@ from pitr.domain.pgoutput.lost import SlotLost
 from pitr.domain.pgoutput.messages import relation_of
 from pitr.domain.pgoutput.model import Part, Transaction
 from pitr.domain.pgoutput.notes import Notes
-from pitr.domain.pgoutput.ports import Database, Polled, Stream
+from pitr.domain.pgoutput.ports import Database, Stream
 from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.pgoutput.schema_log import (
     SchemaStep,
     schema_step,
     schema_steps,
 )
+from pitr.domain.pgoutput.sequence_log import SampledSequence, sampled
 
 POLL_BYTES = 4 * 1024 * 1024
 POLL_S = 0.1
 FEW_MESSAGES = 256
 FEW_PAUSE_S = 0.005
-"""How long more may come in after a poll that brought few messages: each look takes time, too."""
+FEW_PAUSE_MAX_S = 0.05
+"""How long more may come in after a poll that brought few messages: each look takes time, too. It
+is the longer one where nothing is cut before that anyway."""
 
 BEHIND_BYTES = 64 * 1024 * 1024
 """With more than so much to read, parts may wait longer to become larger."""
 
 LOOK_EVERY_S = 60.0
 LOOK_AGAIN_S = 1.0
+SAMPLE_EVERY_S = 50.0
+"""How often sequences are noted at most, should tables be altered all the time; less than the time
+between two looks, which is never exactly the same."""
+
 COPY = "copy"
 
 
@@ -58,6 +65,14 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """All tables of the source have been seen; ``sample`` is new of its sequences, if it is."""
+
+    sample: Sample | None
+    commit_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkEnd:
     """The place of a chunk."""
 
@@ -72,7 +87,8 @@ class Idle:
     lsn: int
 
 
-Item = DecodedPart | Steps | ChunkEnd | Idle
+Item = DecodedPart | Steps | Looked | ChunkEnd | Idle
+Sample = tuple[SampledSequence, ...]
 
 
 class StreamReader:
@@ -89,14 +105,16 @@ class StreamReader:
         database: Database,
         *,
         schemas: Mapping[int, TableSchema],
+        sample: Sample,
         limits: Limits,
     ) -> None:
         assert notes.lsn is not None, "it stands somewhere"
         self._stream = stream
         self._database = database
         self._schemas = dict(schemas)
-        self._linger_s = limits.capture_linger_us / 1e6
-        self._behind_linger_s = limits.capture_behind_linger_us / 1e6
+        self._sample = sample
+        self._sampled_s = -SAMPLE_EVERY_S
+        self._limits = limits
         self._assembler = Assembler(
             lsn=notes.lsn,
             resumed=notes.open,
@@ -104,9 +122,10 @@ class StreamReader:
             bytes_max=limits.capture_bytes_max,
         )
         self._cut_s = 0.0
-        self._looks: dict[bytes, asyncio.Future[Mapping[int, TableSchema] | None]] = {}
+        self._server_lsn = 0
+        self._looks: dict[bytes, asyncio.Future[_Seen | None]] = {}
         self._looks_due = asyncio.Event()
-        self._parts: asyncio.Queue[Part | Steps | ChunkEnd | Idle] = asyncio.Queue(maxsize=1)
+        self._parts: asyncio.Queue[Part | Steps | Looked | ChunkEnd | Idle] = asyncio.Queue(maxsize=1)
         self.decoded: asyncio.Queue[Item] = asyncio.Queue(maxsize=1)
         self._logger = structlog.get_logger("pitr.follow")
 
@@ -118,17 +137,22 @@ class StreamReader:
             SlotLost: It does not go on where the log stands.
         """
         while True:
-            polled = await self._stream.poll(bytes_max=POLL_BYTES, timeout_s=self._patience_s())
+            timeout_s = self._left_s() if self._assembler.holds_any else POLL_S
+            polled = await self._stream.poll(
+                bytes_max=POLL_BYTES, timeout_s=max(0.0, min(timeout_s, POLL_S))
+            )
+            self._server_lsn = polled.server_lsn
             for notice in polled.notices:
                 self._logger.warning("source_says", notice=notice)
                 if "publication" in notice:
                     raise SlotLost("the source passed over changes", notice=notice)
             await self._take(polled.messages)
-            await self._cut_if_due(polled)
+            await self._cut_if_due()
             if polled.idle_lsn is not None and self._assembler.is_empty:
                 await self._parts.put(Idle(polled.idle_lsn))
             if 0 < len(polled.messages) < FEW_MESSAGES:
-                await asyncio.sleep(FEW_PAUSE_S)
+                left_s = self._left_s() if self._assembler.holds_any else 0.0
+                await asyncio.sleep(min(max(left_s, FEW_PAUSE_S), FEW_PAUSE_MAX_S))
 
     async def decode(self) -> None:
         """Decode until cancelled."""
@@ -140,11 +164,6 @@ class StreamReader:
                 await self.decoded.put(DecodedPart(replace(item, messages=[]), decoded))
             else:
                 await self.decoded.put(item)
-
-    def _patience_s(self) -> float:
-        if not self._assembler.holds_any:
-            return POLL_S
-        return max(0.0, min(POLL_S, self._cut_s + self._linger_s - time.monotonic()))
 
     async def _take(self, messages: list[bytes]) -> None:
         assembler, taken = self._assembler, 0
@@ -167,11 +186,26 @@ class StreamReader:
             await self._parts.put(part)
         self._cut_s = time.monotonic()
 
-    async def _cut_if_due(self, polled: Polled) -> None:
-        behind = polled.server_lsn - self._assembler.lsn > BEHIND_BYTES
-        linger_s = self._behind_linger_s if behind else self._linger_s
-        if self._assembler.holds_any and self._cut_s + linger_s <= time.monotonic():
+    async def _cut_if_due(self) -> None:
+        if self._assembler.holds_any and self._left_s() <= 0:
             await self._cut()
+
+    def _left_s(self) -> float:
+        """How long what is held may still wait for more.
+
+        Where so much comes in that it makes a segment soon, it waits for that: changes that pass
+        the tail cost several times as much.
+        """
+        limits, rows = self._limits, self._assembler.rows
+        waited_s = time.monotonic() - self._cut_s
+        busy_s = limits.capture_busy_linger_us / 1e6
+        if self._server_lsn - self._assembler.lsn > BEHIND_BYTES:
+            linger_us = limits.capture_behind_linger_us
+        elif rows < limits.segment_rows_min <= rows * busy_s / max(waited_s, 1e-3):
+            linger_us = limits.capture_busy_linger_us
+        else:
+            linger_us = limits.capture_linger_us
+        return linger_us / 1e6 - waited_s
 
     async def _relate(self) -> None:
         """Take in what a table is from here on; see what became of it since it was last seen."""
@@ -213,7 +247,8 @@ class StreamReader:
             # Known before it is asked for: the message may come back before the answer does.
             seen = self._looks[name.encode()] = asyncio.get_running_loop().create_future()
             try:
-                seen.set_result(await self._database.look(name))
+                sample = sampled(await self._database.sequences())
+                seen.set_result(_Seen(await self._database.look(name), sample))
             except Unavailable as error:
                 seen.set_result(None)
                 self._looks.pop(name.encode(), None)
@@ -231,10 +266,19 @@ class StreamReader:
                 await self._parts.put(ChunkEnd(marker.content, marker.transaction))
             case "schema" if (seen := self._looks.pop(marker.content, None)) is not None:
                 if (found := await seen) is not None:
-                    steps = schema_steps(self._schemas, found)
+                    steps = schema_steps(self._schemas, found.tables)
                     await self._put_steps(steps, commit_us=marker.transaction.commit_us)
+                    await self._put_looked(found.sample, marker.transaction.commit_us)
             case "ddl":
                 self._looks_due.set()
+
+    async def _put_looked(self, sample: Sample, commit_us: int) -> None:
+        """Say that all tables were seen; take in a sample if it is another, and now and then."""
+        is_due = time.monotonic() - self._sampled_s >= SAMPLE_EVERY_S
+        is_new = is_due and sample != self._sample
+        if is_new:
+            self._sample, self._sampled_s = sample, time.monotonic()
+        await self._parts.put(Looked(sample if is_new else None, commit_us))
 
     async def _put_steps(self, steps: Sequence[SchemaStep], *, commit_us: int | None) -> None:
         if not steps:
@@ -246,6 +290,14 @@ class StreamReader:
             else:
                 self._schemas[step.after.relid] = step.after
         await self._parts.put(Steps(steps, commit_us))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look at the source has seen: tables by relid, and what sequences stand at."""
+
+    tables: Mapping[int, TableSchema]
+    sample: Sample
 
 
 def _goes_on(before: TableSchema | None, after: TableSchema) -> bool:

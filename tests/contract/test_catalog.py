@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import uuid4
 
@@ -42,6 +43,15 @@ async def stored(catalog: PostgresCatalog, log: str, one: Batch) -> Appended:
     (answer,) = await append(catalog, log, one)
     assert isinstance(answer, Appended), answer
     return answer
+
+
+async def stored_as_segment(catalog: PostgresCatalog, log: str, one: Batch) -> Appended:
+    state, lane = await catalog.head(log, one.lane)
+    segment, stamped = segment_of(one, log, seq_first=state.seq_next)
+    stands = None if lane is None else lane.position
+    return await catalog.append_segment(
+        log, one, segment=segment, stamped=stamped, lane_position=stands, recorded_us=START_US
+    )
 
 
 async def sealed(catalog: PostgresCatalog, log: str) -> ObjectRef:
@@ -387,6 +397,23 @@ async def test_transactions_that_come_in_parts_are_known(
     assert await catalog.torn(state, seq_end=state.seq_next, at_us=early - 1) == {}
     assert await catalog.torn(state, seq_end=3, at_us=None) == {"t1": 1}
     assert await catalog.torn(state, seq_end=4, at_us=None) == {}
+
+
+@pytest.mark.parametrize("store", [stored, stored_as_segment])
+async def test_only_transactions_that_may_have_more_parts_are_remembered(
+    catalog: PostgresCatalog, log: str, store: Callable[..., Awaitable[Appended]]
+) -> None:
+    """A source that says which they are saves the catalog a row for each small transaction."""
+    rows = [draft(tx="whole"), draft(tx="open")]
+    for number in range(2):
+        one = replace(batch(rows, position_first=2 * number), parted=frozenset({"open"}))
+        await store(catalog, log, one)
+    state = await catalog.log(log)
+    assert await catalog.torn(state, seq_end=3, at_us=None) == {"open": 2}
+    none = replace(batch([draft(tx="open")], position_first=4), parted=frozenset())
+    await store(catalog, log, none)
+    state = await catalog.log(log)
+    assert await catalog.torn(state, seq_end=5, at_us=None) == {}
 
 
 async def test_quarantine_is_stored_with_its_batch_and_resolved_once(

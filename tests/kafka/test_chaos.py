@@ -297,7 +297,12 @@ async def test_every_record_is_in_the_log_once(
                 done.set()
             story = hurting.result()
             print(f"hurt on {broker.name}: {' '.join(story)}")
-            await captured(app, RECORDS, story)
+            try:
+                await captured(app, RECORDS, story)
+            finally:
+                ends = {worker.said.name: worker.popen and worker.popen.poll() for worker in hurt}
+                words = "\n".join(worker.said.read_text()[-2_000:] for worker in hurt)
+                assert set(ends.values()) == {None}, f"ended by themselves: {ends}\n{words}"
             await asyncio.sleep(1)  # would anything come twice, it would come now
             await check(app)
             said = "".join(worker.said.read_text() for worker in hurt)

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncpg
 
@@ -20,7 +20,12 @@ from pitr.services.append import Appender
 from pitr.services.follow import Follower
 from tests.services.world import World
 
-LIMITS_FAST = {"capture_linger_us": 5_000, "capture_behind_linger_us": 5_000, "lateness_us": 0}
+LIMITS_FAST = {
+    "capture_linger_us": 5_000,
+    "capture_behind_linger_us": 5_000,
+    "capture_busy_linger_us": 5_000,
+    "lateness_us": 0,
+}
 
 
 class App:
@@ -71,8 +76,13 @@ async def attach(app: App, name: str = "app", *, what: str = "FOR ALL TABLES") -
 class Worker:
     """A follower that runs, until the block ends or it is cut off."""
 
-    def __init__(self, follower: Follower, task: asyncio.Task[None], stop: asyncio.Event) -> None:
-        self.follower, self._task, self._stop = follower, task, stop
+    gone: ClassVar[set[str]] = set()
+    """Owners that were cut off: what the process table says of real ones."""
+
+    def __init__(
+        self, follower: Follower, owner: str, task: asyncio.Task[None], stop: asyncio.Event
+    ) -> None:
+        self.follower, self.owner, self._task, self._stop = follower, owner, task, stop
 
     async def stop(self) -> None:
         self._stop.set()
@@ -82,6 +92,7 @@ class Worker:
         """End it as ``kill -9`` would, wherever it is."""
         self._task.cancel()
         await asyncio.wait([self._task])
+        self.gone.add(self.owner)
 
 
 @asynccontextmanager
@@ -91,7 +102,7 @@ async def following(
     """Follow meanwhile."""
     given = replace(world.limits, **{**LIMITS_FAST, **limits})
     stop = asyncio.Event()
-    clock = SystemClock()
+    clock, owner = SystemClock(), new_uid()
     async with Appender(
         world.catalog, world.store, clock, log=world.log, limits=given, new_id=new_uid
     ) as appender:
@@ -103,11 +114,12 @@ async def following(
             clock,
             log=world.log,
             source=source,
-            owner=new_uid(),
+            owner=owner,
             limits=given,
+            is_gone=Worker.gone.__contains__,
         )
         task = asyncio.ensure_future(follower.run(stop))
-        worker = Worker(follower, task, stop)
+        worker = Worker(follower, owner, task, stop)
         try:
             yield worker
         finally:

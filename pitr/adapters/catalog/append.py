@@ -31,6 +31,7 @@ class _Group:
     lanes: dict[str, LaneState]
     answers: dict[str, dict[str, Any]]
     tables: list[pa.Table]
+    parted: list[pa.Table]
     clamped: int = 0
 
 
@@ -78,6 +79,7 @@ class Appends(Connected):
             lanes={row["lane"]: rows.lane_state(row) for row in lanes},
             answers={row["key"]: dict(row) for row in answers},
             tables=[],
+            parted=[],
         )
 
     async def append_segment(
@@ -115,7 +117,8 @@ class Appends(Connected):
                 )
             admitted = admit(batch, lane)
             appended = await _record(connection, group, batch, admitted, stamped, recorded_us)
-            await _store_transactions(connection, state.log_id, stamped.table)
+            parted = rows.parted(stamped.table, batch.parted)
+            await _store_transactions(connection, state.log_id, parted)
             await add_entry(
                 connection,
                 replace(state, seq_next=group.seq_next),
@@ -148,6 +151,7 @@ async def _add(
     )
     appended = await _record(connection, group, batch, admitted, stamped, recorded_us)
     group.tables.append(stamped.table)
+    group.parted.append(rows.parted(stamped.table, batch.parted))
     return appended
 
 
@@ -264,7 +268,7 @@ async def _store_group(connection: Any, group: _Group) -> None:
             columns=("log_id", *rows.CHANGE_COLUMNS),
             records=rows.change_records(table, group.log.log_id),
         )
-        await _store_transactions(connection, group.log.log_id, table)
+        await _store_transactions(connection, group.log.log_id, pa.concat_tables(group.parted))
     await _advance(connection, group)
 
 

@@ -66,6 +66,16 @@ def change_table(rows: list[Any]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=CHANGE_SCHEMA)
 
 
+def parted(table: pa.Table, transactions: frozenset[str] | None) -> pa.Table:
+    """The changes of those transactions that may have parts in other appends, None means all."""
+    if transactions is None:
+        return table
+    if not transactions:
+        return table.slice(0, 0)
+    wanted = pa.array(sorted(transactions), table.schema.field("tx").type)
+    return table.filter(pc.is_in(table.column("tx"), value_set=wanted))
+
+
 def transaction_spans(table: pa.Table, *, count_max: int) -> list[tuple[str, int, int, int, int]]:
     """(tx, seq first, seq last, at min, at max) of the newest ``count_max`` transactions."""
     named = table.filter(pc.is_valid(table.column("tx")))

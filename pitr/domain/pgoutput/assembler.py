@@ -105,6 +105,11 @@ class Assembler:
         """Whether messages wait to be cut."""
         return bool(self._messages)
 
+    @property
+    def rows(self) -> int:
+        """How many row changes wait to be cut."""
+        return self._rows
+
     def relation(self, relid: int) -> Relation | None:
         """Return what is known of a table."""
         return self._relations.get(relid)

@@ -1,0 +1,50 @@
+"""The start of processes that run for long: what is away is waited for, and said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+import structlog
+
+from pitr.app import App, open_app
+from pitr.domain.errors import Unavailable
+from pitr.services.tasks import pause
+from pitr.settings import Settings
+
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+Result = TypeVar("Result")
+
+
+async def patiently(
+    start: Callable[[], Awaitable[Result]], settings: Settings, stop: asyncio.Event
+) -> Result:
+    """Do a part of the start, again and again while catalog or store is away.
+
+    A PostgreSQL of our own is not waited for: it runs when it was started, or cannot.
+
+    Raises:
+        Unavailable: Our own PostgreSQL does not run, or ``stop`` was set while we waited.
+    """
+    logger = structlog.get_logger("pitr.start")
+    attempt = 0
+    while True:
+        try:
+            return await start()
+        except Unavailable as error:
+            if settings.catalog_url is None or stop.is_set():
+                raise
+            if attempt < len(BACKOFF_S):  # said a few times, then it is known
+                logger.warning("start_waits", error=str(error), hint="check PITR_CATALOG_URL")
+            await pause(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], stop)
+            attempt += 1
+
+
+@asynccontextmanager
+async def opened(settings: Settings, stop: asyncio.Event) -> AsyncIterator[App]:
+    """Like ``open_app``, patiently."""
+    async with AsyncExitStack() as stack:
+        yield await patiently(lambda: stack.enter_async_context(open_app(settings)), settings, stop)
