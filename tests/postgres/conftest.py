@@ -1,6 +1,7 @@
 """Fixtures that hand out real PostgreSQL servers to capture from.
 
-``source`` is PostgreSQL 18, ``every_source`` runs a test once on each version that can be had, and
+``source`` is PostgreSQL 18, ``every_source`` runs a test once on each version that can be had (in
+some modules not on those that are fetched, unless ``PITR_TEST_OLD_POSTGRES=all``), and
 ``source_server("15")`` is the one of that version. A worker of pytest-xdist has servers of its own.
 ``source_db`` and ``every_source_db`` are the URL of a fresh database on them.
 ``PITR_TEST_SOURCE_URL=postgresql://…`` adds any server; the role must be a superuser.
@@ -9,12 +10,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
 
 from tests.postgres import servers
+from tests.postgres.fetched import WANTED, NotFetched
 from tests.postgres.servers import Source
 from tests.services.conftest import world
 
@@ -34,7 +37,10 @@ def source_server() -> Iterator[SourceServer]:
                 reason = servers.absent(name)
                 if reason is not None:
                     pytest.skip(f"NOT TESTED ON POSTGRESQL {name.upper()}: {reason}")
-                started[name] = stack.enter_context(servers.running(name))
+                try:
+                    started[name] = stack.enter_context(servers.running(name))
+                except NotFetched as error:
+                    pytest.skip(f"NOT TESTED ON POSTGRESQL {name.upper()}: {error}")
                 print(f"postgres {name}: {started[name]}")
             return started[name]
 
@@ -47,7 +53,19 @@ def source(source_server: SourceServer) -> Source:
     return source_server(servers.WHEEL)
 
 
-@pytest.fixture(scope="session", params=servers.names())
+LONG = ("test_chunks", "test_replication")
+"""Two or three versions are enough for these."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "every_source" in metafunc.fixturenames:
+        name = metafunc.module.__name__.rpartition(".")[2]
+        every = name not in LONG or os.environ.get(WANTED) == "all"
+        names = servers.names(every=every)
+        metafunc.parametrize("every_source", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def every_source(request: pytest.FixtureRequest, source_server: SourceServer) -> Source:
     """Each version that can be had, one after the other."""
     return source_server(request.param)

@@ -1,4 +1,4 @@
-"""PostgreSQL servers to capture from: 18 of the wheel, what Debian installed, whichever is named.
+"""PostgreSQL servers to capture from: 18 of the wheel, what Debian installed or Maven fetches.
 
 A server is a process of its own on a port that it keeps when it is stopped and started again, and
 ends with the process that started it. Its data folder is a copy of one that was initialized once.
@@ -30,6 +30,7 @@ from psycopg import sql
 from pitr.adapters.embedded_account import Account, grant_reading, server_account
 from pitr.adapters.embedded_files import program_tree
 from tests.kafka.brokers import free_port
+from tests.postgres import fetched
 
 HOST = "127.0.0.1"
 SUPERUSER = "postgres"
@@ -245,7 +246,7 @@ class Server:
 
     def _await_ready(self) -> None:
         end_s = time.monotonic() + READY_S
-        asking = [self.programs / "pg_isready", "-q", "-U", SUPERUSER, "-d", SUPERUSER]
+        asking = [program_tree() / "bin/pg_isready", "-q", "-U", SUPERUSER, "-d", SUPERUSER]
         asking += ["-h", self.sockets, "-p", str(self.port)]
         while self.pid is not None and time.monotonic() < end_s:
             if subprocess.run(asking, env=ENVIRONMENT).returncode == 0:
@@ -280,9 +281,14 @@ def installed() -> dict[str, Path]:
     return {name: found[name] for name in sorted(found, key=int, reverse=True)}
 
 
-def names() -> list[str]:
-    """What tests run on, present or missed: 18 and 15, what else there is, the one named."""
-    known = sorted({WHEEL, OLD, *installed()}, key=int, reverse=True)
+def names(*, every: bool = True) -> list[str]:
+    """What tests run on, present or missed: 18 and 15, what else there is, the one named.
+
+    Args:
+        every: Those that are fetched, too.
+    """
+    fetch = fetched.MAJORS if every else ()
+    known = sorted({WHEEL, OLD, *installed(), *fetch}, key=int, reverse=True)
     # Nobody misses an external server that was not named.
     return [*known, *(["external"] if os.environ.get(EXTERNAL) else [])]
 
@@ -291,7 +297,13 @@ def absent(name: str) -> str | None:
     """Why the server of that name cannot be had; None if it can. Starts nothing."""
     if name == "external":
         return None if os.environ.get(EXTERNAL) else f"{EXTERNAL} names no server"
-    return None if name in installed() else f"no {DEBIAN / name / 'bin' / 'postgres'}"
+    if name in installed():
+        return None
+    return fetched.absent() if name in fetched.MAJORS else f"no {DEBIAN / name / 'bin/postgres'}"
+
+
+def _programs(name: str) -> Path:
+    return installed()[name] if name in installed() else fetched.programs(name)
 
 
 def describe() -> list[str]:
@@ -304,8 +316,10 @@ def describe() -> list[str]:
         elif name == "external":
             place = urlsplit(os.environ[EXTERNAL]).netloc.rpartition("@")[2]
             lines.append(f"postgres external: at {place}")
-        else:
+        elif name in installed():
             lines.append(f"postgres {name}: {_version(installed()[name])}, {installed()[name]}")
+        else:
+            lines.append(f"postgres {name}: fetched by Maven")
     return lines
 
 
@@ -330,7 +344,7 @@ def running(name: str, *, fresh: bool = False, **settings: str) -> Iterator[Sour
             major = connection.info.server_version // 10_000
         yield Source(name=name, major=major, base_url=url)
         return
-    programs = installed()[name]
+    programs = _programs(name)
     with _folder(_account_of(programs)) as (folder, account):
         if fresh:
             _initialize(programs, folder / "data", account)
@@ -360,6 +374,8 @@ def _account_of(programs: Path) -> Account:
     account = server_account(Path("/nonexistent"))
     if programs.is_relative_to(program_tree()):
         grant_reading(program_tree(), account)
+    elif not programs.is_relative_to(DEBIAN):
+        grant_reading(programs.parent, account)
     return account
 
 

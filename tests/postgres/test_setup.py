@@ -625,8 +625,11 @@ async def test_a_selection_is_published_as_asked(
     )
     parent = await published(Selection(tables=("parent", "ev*")))
     assert parent == 'TABLE "public"."events", ONLY "public"."parent"'
-    columns = await published(Selection(tables=("app.t",), columns={"app.t": ("id", "a")}))
-    assert columns == 'TABLE ONLY "app"."t" ("a", "id")'
+    chosen = Selection(tables=("app.t",), columns={"app.t": ("id", "a")})
+    if every_source.major >= 15:
+        assert await published(chosen) == 'TABLE ONLY "app"."t" ("a", "id")'
+    else:
+        assert set(refusals(await attach_plan(db, names, selection=chosen))) == {"columns"}
     plan = await attach_plan(db, names, selection=Selection(columns={"app.t": ("a",)}))
     assert set(refusals(plan)) == {"columns"}
     with pytest.raises(NotFound):

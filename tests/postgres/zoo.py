@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import asyncpg
@@ -221,8 +222,7 @@ TYPES: dict[str, list[str]] = {
         "'-1 microsecond'",
         "'1 mon -1 day'",
         "'100:00:00'",
-        "'178956970 years 7 mons 2147483647 days 2562047788:00:54.775807'",
-        "'-178956970 years -8 mons -2147483648 days -2562047788:00:54.775807'",
+        "'-1000000 years -8 mons -2147483 days -2562047:00:54.775807'",
     ],
     "interval year to month": ["'1 year 2 mons'"],
     "interval second(2)": ["'1.25 seconds'"],
@@ -383,11 +383,20 @@ TYPES: dict[str, list[str]] = {
 }
 """By the type's name in SQL."""
 
-SINCE: dict[str, tuple[int, list[str]]] = {
-    "interval": (17, ["'infinity'", "'-infinity'"]),
-    '"char"': (15, [r"'\200'", r"'\377'"]),
+SINCE: dict[str, dict[int, list[str]]] = {
+    "interval": {
+        15: [
+            "'-178956970 years -8 mons -2147483648 days -2562047788:00:54.775807'",
+            "'178956970 years 7 mons 2147483647 days 2562047788:00:54.775807'",
+        ],
+        17: ["'infinity'", "'-infinity'"],
+    },
+    '"char"': {15: [r"'\200'", r"'\377'"]},
 }
 """Values that only later versions have."""
+
+SOME_ONLY = ("numeric(5,-2)", "numeric(3,5)")
+"""Types that PostgreSQL 14 does not know."""
 
 OF_EXTENSIONS = ("citext", "cube", "hstore", "isbn", "lquery", "ltree", "seg", "vector")
 
@@ -405,9 +414,9 @@ async def types_of(connection: Any) -> tuple[dict[str, list[str]], list[str]]:
     found: dict[str, list[str]] = {}
     lacking: list[str] = []
     for name, values in TYPES.items():
-        since, later = SINCE.get(name, (0, []))
         if await is_usable(connection, name, values[0]):
-            found[name] = [*values, *(later if major >= since else [])]
+            later = [more for since, more in SINCE.get(name, {}).items() if major >= since]
+            found[name] = [*values, *chain.from_iterable(later)]
         else:
             lacking.append(name)
     return found, lacking
@@ -425,7 +434,8 @@ async def is_usable(connection: Any, type_: str, value: str) -> bool:
 
     ``xml`` is there even where the server was built without it, but takes no value.
     """
-    if type_.partition("[")[0].partition("(")[0] not in ("xml", *OF_EXTENSIONS):
+    known = type_.partition("[")[0].partition("(")[0] not in ("xml", *OF_EXTENSIONS)
+    if known and type_ not in SOME_ONLY:
         return True
     try:
         await connection.fetchval(f"SELECT ({value})::{type_}::text")
