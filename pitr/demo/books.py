@@ -12,8 +12,8 @@ from pitr.demo.schema import TABLES, Key, Row, Table
 PICKS_MAX = 20
 """Tries to pick a row at random that fits; after that there is none."""
 
-STEPS_MAX = 50
-"""Steps of the clock in one transaction, however large it is."""
+STEP_US_MAX = 700
+"""How much time passes from one transaction to the next, at most."""
 
 
 @dataclass(slots=True)
@@ -23,33 +23,30 @@ class Books:
     Args:
         random: Decides how much time passes, and which rows are picked.
         now_us: The shop's own clock, µs UTC.
-        step_us: How much time passes per change, µs; never more than that.
     """
 
     random: Random
     now_us: int
-    step_us: int
     rows: dict[Table, dict[Key, Row]] = field(init=False)
     _keys: dict[Table, list[Key]] = field(init=False)
     _changes: list[RowChange] = field(init=False, default_factory=list)
-    _tx_count: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.rows = {table: {} for table in TABLES}
         self._keys = {table: [] for table in TABLES}
 
-    def put(self, table: Table, **row: Any) -> None:
-        """Create or replace a row."""
+    def create(self, table: Table, **row: Any) -> None:
+        """Create a row that does not exist."""
         key = table.key_of(row)
-        op = "update" if key in self.rows[table] else "create"
-        if op == "create":
-            self._keys[table].append(key)
+        assert key not in self.rows[table], "it exists already"
+        self._keys[table].append(key)
         self.rows[table][key] = row
-        self._changes.append(RowChange(table, op, key, row))
+        self._changes.append(RowChange(table, "create", key, row))
 
     def update(self, table: Table, key: Key, **values: Any) -> None:
-        """Change some values of a row that exists."""
-        self.put(table, **{**self.rows[table][key], **values})
+        """Change some values, none of the key, of a row that exists."""
+        self.rows[table][key] = {**self.rows[table][key], **values}
+        self._changes.append(RowChange(table, "update", key, values))
 
     def delete(self, table: Table, key: Key) -> None:
         """Delete a row that exists."""
@@ -73,14 +70,10 @@ class Books:
 
     def commit(self, actor: str, reason: str) -> Transaction:
         """Make a transaction of the changes since the last one, and let time pass."""
-        self._tx_count += 1
-        steps = self.random.uniform(0.9, 1.0) * min(len(self._changes), STEPS_MAX)
-        self.now_us += max(1, int(steps * self.step_us))
+        self.now_us += self.random.randrange(1, STEP_US_MAX)
+        return Transaction(actor=actor, reason=reason, changes=self.taken())
+
+    def taken(self) -> tuple[RowChange, ...]:
+        """Return the changes since the last transaction, which somebody else made."""
         changes, self._changes = tuple(self._changes), []
-        return Transaction(
-            tx=f"shop-{self._tx_count}",
-            actor=actor,
-            reason=reason,
-            at_us=self.now_us,
-            changes=changes,
-        )
+        return changes

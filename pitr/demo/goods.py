@@ -43,8 +43,8 @@ NAMES = (
     "null",
     "N/A",
 )
-# No JSON null on its own: in a document it could not be told from an SQL NULL.
 JSON_TEXTS = (
+    "null",
     '{"b":  1, "a": [1.10, 1e400, -0.0]}',
     '{"big": 123456789012345678901234567890, "text": "\\u00e9\\n\\"\\\\"}',
     "[]",
@@ -53,6 +53,7 @@ JSON_TEXTS = (
     '{"": {"deep": [[[{"er": null}]]]}}',
 )
 JSONB_TEXTS = (
+    "null",
     '{"street": "Hauptstraße 1", "floor": 2.50, "note": null}',
     '{"lat": 48.137154000000000001, "lon": -11.576124}',
     '{"lines": ["", " ", "\\u2028"], "since": 18446744073709551617}',

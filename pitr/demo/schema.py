@@ -1,12 +1,10 @@
-"""The tables of the demo's shop: their DDL, their keys, and how a row becomes a JSON document."""
+"""The tables of the demo's shop: their DDL, their keys, their columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
@@ -81,19 +79,17 @@ CREATE INDEX ON shop.payments (order_id);
 class Table:
     """What the app knows of a table; ``columns`` are in the table's order.
 
-    ``generated`` columns are in the documents, and the database computes them itself.
+    ``generated`` columns are in the app's rows, and the database computes them itself.
     """
 
     name: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
-    json: frozenset[str] = field(default_factory=frozenset)
-    bytea: frozenset[str] = field(default_factory=frozenset)
     generated: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def collection(self) -> str:
-        """The name of the table in the log."""
+        """The table's full name, which is its name in the log."""
         return f"{SCHEMA}.{self.name}"
 
     @property
@@ -105,17 +101,6 @@ class Table:
         """The values of the row's primary key."""
         return tuple(row[name] for name in self.key)
 
-    def document(self, row: Row) -> dict[str, Any]:
-        """The row as a JSON document: what ``row_to_json`` would say of it, nothing rounded."""
-        document = {name: row[name] for name in self.columns}
-        for name in self.json:
-            if (text := document[name]) is not None:
-                document[name] = msgspec.Raw(text.encode())
-        for name in self.bytea:
-            if (value := document[name]) is not None:
-                document[name] = f"\\x{value.hex()}"
-        return document
-
 
 CUSTOMERS = Table(
     name="customers",
@@ -124,14 +109,11 @@ CUSTOMERS = Table(
         *("id", "name", "email", "tags", "address"),
         *("newsletter", "points", "credit", "joined_at", "photo"),
     ),
-    json=frozenset({"address"}),
-    bytea=frozenset({"photo"}),
 )
 PRODUCTS = Table(
     name="products",
     key=("sku",),
     columns=("sku", "name", "price", "weight_kg", "attributes", "labels", "sold_from", "active"),
-    json=frozenset({"attributes"}),
 )
 STOCK = Table(
     name="stock",
@@ -142,7 +124,6 @@ ORDERS = Table(
     name="orders",
     key=("id",),
     columns=("id", "customer_id", "status", "total", "note", "context", "placed_at"),
-    json=frozenset({"context"}),
 )
 ORDER_LINES = Table(
     name="order_lines",
@@ -154,8 +135,6 @@ PAYMENTS = Table(
     name="payments",
     key=("id",),
     columns=("id", "order_id", "amount", "currency", "authorisation", "receipt", "paid_at"),
-    json=frozenset({"receipt"}),
-    bytea=frozenset({"authorisation"}),
 )
 TABLES = (CUSTOMERS, PRODUCTS, STOCK, ORDERS, ORDER_LINES, PAYMENTS)
 """Every table, parents before children."""

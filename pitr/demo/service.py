@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable
+import time
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from pitr.adapters.embedded import EmbeddedPostgres
+from pitr.demo.programs import STDERR_CHARS_MAX, output_of, plain_environment
 from pitr.domain.errors import Unavailable
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
-COMMAND_TIMEOUT_S = 300
 POLL_S = 0.02
+LOOK_S = 0.1
 REQUEST_TIMEOUT_S = 60
-LOG, LANE = "main", "shop"
-STDERR_CHARS_MAX = 2000
+STALL_TIMEOUT_S = 60
+"""How long to wait for capture without one change more in the log."""
+
+LOG = "main"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,28 +75,8 @@ class Service:
         Raises:
             Unavailable: It failed; the facts say how.
         """
-        process = await asyncio.create_subprocess_exec(
-            *_program(*arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(self.data),
-            start_new_session=True,
-        )
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                stdout, stderr = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode:
-            raise Unavailable(
-                f"pitr {arguments[0]} failed",
-                exit_code=process.returncode,
-                stderr=stderr.decode(errors="replace")[-STDERR_CHARS_MAX:],
-            )
-        return stdout.decode()
+        env, name = environment(self.data), f"pitr {arguments[0]}"
+        return await output_of(*_program(*arguments), env=env, name=name)
 
     async def asked(self, path: str, **query: str) -> Any:
         """Ask the HTTP API about the log and return its document.
@@ -100,8 +84,62 @@ class Service:
         Raises:
             Unavailable: It did not answer, or refused.
         """
-        async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
-            return (await answered(client.get(f"/v1/logs/{LOG}/{path}", params=query))).json()
+        async with self._client() as client:
+            return await _answer(client, f"/v1/logs/{LOG}/{path}", **query)
+
+    async def reached(self, changes: int) -> None:
+        """Wait until the log has so many changes.
+
+        Raises:
+            Unavailable: It comes no further.
+        """
+        await self._until(lambda status: status["change_count"] >= changes)
+
+    async def copied(self, collections: Collection[str]) -> None:
+        """Wait until the log has the rows that were there when the database was attached.
+
+        Raises:
+            Unavailable: It comes no further.
+        """
+        await self._until(lambda status: _healed(status).issuperset(collections))
+
+    async def captured(self, at: datetime) -> None:
+        """Wait until the log has all that was committed up to ``at``.
+
+        Raises:
+            Unavailable: It comes no further.
+        """
+        await self._until(lambda status: datetime.fromisoformat(status["watermark"]) >= at)
+
+    async def _until(self, is_so: Callable[[Any], bool]) -> None:
+        seen, end_s = None, 0.0
+        async with self._client() as client:
+            while not is_so(status := await _answer(client, f"/v1/logs/{LOG}")):
+                if status["change_count"] != seen:
+                    seen, end_s = status["change_count"], time.monotonic() + STALL_TIMEOUT_S
+                elif time.monotonic() > end_s:
+                    problems = [lane["problem"] for lane in status["lanes"]]
+                    raise Unavailable("pitr comes no further", changes=seen, problems=problems)
+                await asyncio.sleep(LOOK_S)
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S)
+
+
+def _healed(status: Any) -> set[str]:
+    """The tables that were read in full: until then the log says that they have a gap."""
+    open_gaps = {gap["collection"] for gap in status["gaps"] if gap["healed_seq_end"] is None}
+    return {gap["collection"] for gap in status["gaps"]} - open_gaps
+
+
+async def _answer(client: httpx.AsyncClient, path: str, **query: str) -> Any:
+    try:
+        answer = await client.get(path, params=query)
+    except httpx.HTTPError as error:
+        raise Unavailable("pitr did not answer", error=repr(error)) from error
+    if answer.is_error:
+        raise Unavailable("pitr refused", status=answer.status_code, answer=answer.text)
+    return answer.json()
 
 
 @asynccontextmanager
@@ -133,10 +171,11 @@ def environment(data: Path) -> dict[str, str]:
     own = {
         "PITR_DATA": str(data),
         "PITR_PORT": "0",
+        "PITR_LATENESS_S": "0",  # what the shop commits is waited for
         "NO_COLOR": "1",
         "COLUMNS": "110",
     }
-    return {name: value for name, value in os.environ.items() if name[:5] != "PITR_"} | own
+    return plain_environment() | own
 
 
 def _program(*arguments: str) -> tuple[str, ...]:
@@ -156,49 +195,3 @@ async def _stop(process: asyncio.subprocess.Process, data: Path) -> None:
     catalog = data / "postgres"
     if (catalog / "data" / "postmaster.pid").exists():
         await (await EmbeddedPostgres.start(catalog)).stop()
-
-
-async def answered(request: Awaitable[httpx.Response]) -> httpx.Response:
-    """Wait for a good answer.
-
-    Raises:
-        Unavailable: There was none, or it was an error.
-    """
-    try:
-        answer = await request
-    except httpx.HTTPError as error:
-        raise Unavailable("pitr did not answer", error=repr(error)) from error
-    if answer.is_error:
-        raise Unavailable("pitr refused", status=answer.status_code, answer=answer.text)
-    return answer
-
-
-class Sender:
-    """Sends changes to one lane of a log, in order, over one connection."""
-
-    def __init__(self, url: str) -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S)
-        self._position = 0
-
-    async def __aenter__(self) -> Sender:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
-
-    async def send(self, lines: bytes, *, count: int) -> None:
-        """Store ``count`` changes; durable on return. The position makes it safe to send again.
-
-        Raises:
-            Unavailable: They were not stored, or one of them cannot be read.
-        """
-        lane: dict[str, str | int] = {"lane": LANE, "position": self._position}
-        await answered(
-            self._client.post(
-                f"/v1/logs/{LOG}/changes",
-                params=lane | {"format": "native", "strict": True},
-                content=lines,
-                headers={"Content-Type": "application/x-ndjson"},
-            )
-        )
-        self._position += count

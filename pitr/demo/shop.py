@@ -12,7 +12,7 @@ from random import Random
 from uuid import UUID
 
 from pitr.demo.books import Books
-from pitr.demo.changes import Transaction, moment
+from pitr.demo.changes import RowChange, Transaction, moment
 from pitr.demo.goods import ODD_SKUS, WAREHOUSES, Goods
 from pitr.demo.schema import CUSTOMERS, ORDER_LINES, ORDERS, PAYMENTS, PRODUCTS, STOCK, Row
 
@@ -23,12 +23,12 @@ _EXACT = Context(prec=200)
 
 
 class Shop:
-    """A shop that opens at ``start_us`` (µs UTC) and lets ``step_us`` pass per change."""
+    """A shop that opens at ``start_us``, µs UTC."""
 
-    def __init__(self, *, seed: int, start_us: int, step_us: int) -> None:
+    def __init__(self, *, seed: int, start_us: int) -> None:
         self._random = Random(seed)
         self._goods = Goods(self._random)
-        self._books = Books(self._random, start_us, step_us)
+        self._books = Books(self._random, start_us)
         self._order_id = 100_000
         self._lines: dict[int, list[Row]] = {}
         self._payments: dict[int, UUID] = {}
@@ -51,9 +51,8 @@ class Shop:
 
     def opening(self) -> Iterator[Transaction]:
         """Fill the shelves, and sign the first customers up."""
-        fresh = (self._goods.sku() for _ in range(PRODUCT_COUNT - len(ODD_SKUS)))
-        for sku in (*ODD_SKUS, *fresh):
-            self._add_product(sku)
+        for place in range(PRODUCT_COUNT):
+            self._add_product(ODD_SKUS[place] if place < len(ODD_SKUS) else self._fresh_sku())
             yield self._books.commit("ops:import", "opening of the shop")
         for _ in range(CUSTOMER_COUNT):
             yield self._sign_up()
@@ -66,14 +65,14 @@ class Shop:
             if (transaction := doing()) is not None:
                 yield transaction
 
-    def mistake(self) -> Transaction:
-        """Do to the app's own rows what ``database.MISTAKE`` does to the tables."""
+    def mistake(self) -> tuple[RowChange, ...]:
+        """Take in, and return, what ``database.MISTAKE`` does to the tables."""
         for order in list(self._books.rows[ORDERS].values()):
             if order["status"] != "cancelled":
                 self._delete_order(order["id"])
         for key in list(self._books.rows[CUSTOMERS]):
             self._books.update(CUSTOMERS, key, email="", newsletter=False)
-        return self._books.commit("ops:jo", "psql: remove cancelled orders, unsubscribe one")
+        return self._books.taken()
 
     def _check_out(self) -> Transaction | None:
         customer = self._books.some(CUSTOMERS)
@@ -85,7 +84,7 @@ class Shop:
         self._sold.update(line["sku"] for line in lines)
         total = _sum(line["amount"] for line in lines)
         paid = self._random.random() < 0.5
-        self._books.put(
+        self._books.create(
             ORDERS,
             id=self._order_id,
             customer_id=customer["id"],
@@ -96,7 +95,7 @@ class Shop:
             placed_at=moment(self._books.now_us),
         )
         for line in lines:
-            self._books.put(ORDER_LINES, **line)
+            self._books.create(ORDER_LINES, **line)
             self._move_stock(line["sku"], -line["quantity"])
         if paid:
             self._put_payment(self._order_id, total)
@@ -171,7 +170,7 @@ class Shop:
 
     def _sign_up(self) -> Transaction:
         goods, uid = self._goods, self._uuid()
-        self._books.put(
+        self._books.create(
             CUSTOMERS,
             id=uid,
             name=goods.name(),
@@ -188,7 +187,7 @@ class Shop:
 
     def _announce_product(self) -> Transaction | None:
         """Add a product that is not for sale yet."""
-        self._add_product(self._goods.sku(), active=False)
+        self._add_product(self._fresh_sku(), active=False)
         return self._books.commit("ops:kim", "announce a product")
 
     def _edit_product(self) -> Transaction | None:
@@ -219,15 +218,20 @@ class Shop:
         product = self._books.some(PRODUCTS, active=False)
         if product is None or product["sku"] in self._sold:
             return None
-        self._add_product(self._goods.sku(), active=False)
+        self._add_product(self._fresh_sku(), active=False)
         for warehouse in WAREHOUSES:
             self._books.delete(STOCK, (product["sku"], warehouse))
         self._books.delete(PRODUCTS, (product["sku"],))
         return self._books.commit("ops:kim", "rename a product")
 
+    def _fresh_sku(self) -> str:
+        while ((sku := self._goods.sku()),) in self._books.rows[PRODUCTS]:
+            pass
+        return sku
+
     def _add_product(self, sku: str, *, active: bool = True) -> None:
         goods = self._goods
-        self._books.put(
+        self._books.create(
             PRODUCTS,
             sku=sku,
             name=goods.name(),
@@ -240,7 +244,7 @@ class Shop:
         )
         for warehouse in WAREHOUSES:
             counted_at = moment(self._books.now_us)
-            self._books.put(
+            self._books.create(
                 STOCK, sku=sku, warehouse=warehouse, quantity=500, counted_at=counted_at
             )
 
@@ -252,7 +256,7 @@ class Shop:
     def _put_payment(self, order_id: int, amount: Decimal) -> None:
         uid = self._uuid()
         self._payments[order_id] = uid
-        self._books.put(
+        self._books.create(
             PAYMENTS,
             id=uid,
             order_id=order_id,

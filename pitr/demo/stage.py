@@ -49,7 +49,9 @@ async def run(
     steps = Steps(report)
     with _workplace(folder, keep=keep) as place:
         async with _servers(place, steps, keep=keep) as (server, service):
-            story = Story(server=server, service=service, steps=steps, changes=changes)
+            story = Story(
+                server=server, service=service, folder=place, steps=steps, changes=changes
+            )
             result = await story.tell(fault=fault)
     if keep:
         result = _kept(result, place, server, service, story)
@@ -62,23 +64,21 @@ async def run(
 async def _servers(
     place: Path, steps: Steps, *, keep: bool
 ) -> AsyncIterator[tuple[EmbeddedPostgres, Service]]:
-    """Start the shop's PostgreSQL and pitr; stop both, unless all is well and they are kept."""
-    done = False
-    async with serving(place / "pitr", keep=keep) as service:
-        with steps.step("start") as said:
-            server = await EmbeddedPostgres.start(place / "shop")
-            try:
-                await service.ready()
-            except BaseException:
-                await server.stop()
-                raise
-            said.append("the shop's PostgreSQL and pitr serve are up")
-        try:
+    """Start the shop's PostgreSQL and pitr; stop both, unless all is well and they are kept.
+
+    pitr goes first, as it follows the other.
+    """
+    server, done = None, False
+    try:
+        async with serving(place / "pitr", keep=keep) as service:
+            with steps.step("start") as said:
+                server = await EmbeddedPostgres.start(place / "shop")
+                said.append("the shop's PostgreSQL is up")
             yield server, service
             done = True
-        finally:
-            if not (keep and done):
-                await server.stop()
+    finally:
+        if server is not None and not (keep and done):
+            await server.stop()
 
 
 @contextlib.contextmanager
@@ -104,14 +104,18 @@ STOP_SCRIPT = """\
 # Stops pitr and the shop's PostgreSQL of a demo that was kept, and removes its folder.
 cd {folder} || exit 1
 shop=shop/data/postmaster.pid catalog=pitr/data/postgres/data/postmaster.pid
-kill {pid}
-kill -INT "$(head -n 1 "$shop")"
 tries=0
-while [ -e "$shop" ] || [ -e "$catalog" ]; do
-    tries=$((tries + 1))
-    [ "$tries" -gt 300 ] && exit 1
-    sleep 0.1
-done
+gone() {{
+    while [ -e "$1" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -gt 600 ] && exit 1
+        sleep 0.1
+    done
+}}
+kill {pid}
+gone "$catalog"
+kill -INT "$(head -n 1 "$shop")"
+gone "$shop"
 cd / && rm -rf {folder}
 """
 
@@ -130,6 +134,7 @@ def _kept(
         commands=(
             f"export PITR_DATA={shlex.quote(str(service.data))}",
             f"{pitr} status",
+            f"{pitr} sources",
             f"{pitr} describe {result.target}",
             f"{pitr} history shop.orders 100001",
             f"{server.bin_folder / 'psql'} {shop}",

@@ -9,23 +9,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 
 from pitr.adapters.embedded import EmbeddedPostgres
-from pitr.demo.books import STEPS_MAX
 from pitr.demo.changes import Transaction
 from pitr.demo.compare import TableDifference, compare, taken_ids
-from pitr.demo.database import MISTAKE, ShopDatabase, copy_shop, create_shop, fetch_value
-from pitr.demo.pump import Sent, pump, send
+from pitr.demo.database import MISTAKE, copy_shop, create_shop, fetch_row, make_mistake
 from pitr.demo.result import DemoResult
-from pitr.demo.schema import CUSTOMERS, SCHEMA
-from pitr.demo.service import Sender, Service
+from pitr.demo.schema import CUSTOMERS, SCHEMA, TABLES
+from pitr.demo.service import Service
 from pitr.demo.shop import Shop
-from pitr.domain.errors import Conflict
+from pitr.demo.trade import Traded, trade
+from pitr.domain.errors import Conflict, DataLoss
 
 SEED = 20260301
-SPAN_US = 2 * 3_600_000_000
-"""How long the shop has been open when the demo begins, on its own clock."""
-
 LATER_SHARE = 0.02
 """Business after the mistake, as a share of that before."""
 
@@ -58,40 +55,39 @@ class Steps:
 
 @dataclass(slots=True, kw_only=True)
 class Story:
-    """One run of the demo on a shop's server and a running pitr."""
+    """One run of the demo on a shop's server and a running pitr; ``folder`` is to work in."""
 
     server: EmbeddedPostgres
     service: Service
+    folder: Path
     steps: Steps
     changes: int
     shop: Shop = field(init=False)
-    sent: Sent = field(init=False, default_factory=Sent)
+    traded: Traded = field(init=False, default_factory=Traded)
     urls: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        start_us = time.time_ns() // 1000 - SPAN_US
-        steps = int(self.changes * (1 + LATER_SHARE)) + 4 * STEPS_MAX
-        self.shop = Shop(seed=SEED, start_us=start_us, step_us=SPAN_US // steps)
+        self.shop = Shop(seed=SEED, start_us=time.time_ns() // 1000)
 
     async def tell(self, *, fault: Fault | None) -> DemoResult:
         """Run the story to its end; ``fault`` may spoil the restored database before the proof."""
-        await self._prepare()
-        async with Sender(self.service.url) as sender:
-            business = chain(self.shop.opening(), self.shop.business())
-            await self._trade(business, sender)
-            truth = await self._copy()
-            mistake = await self._mistake(sender)
-            damage = await self._damage(truth)
-            await self._trade_on(business, sender)
-        target = await self._find(truth, mistake)
+        business = chain(self.shop.opening(), self.shop.business())
+        await self._open(business)
+        await self._attach(business)
+        await self._trade_on(business)
+        truth = await self._copy()
+        await self._mistake()
+        damage = await self._damage(truth)
+        await self._notice_late(business)
+        target = await self._find(truth)
         await self._restore(target)
         if fault is not None:
             await fault(self.urls["shop_restored"])
         found, differences = await self._prove(truth)
         return DemoResult(
             identical=not differences,
-            changes=self.sent.changes,
-            transactions=self.sent.transactions,
+            changes=self.traded.changes,
+            transactions=self.traded.transactions,
             rows=sum(table.rows for table in found),
             seconds=time.perf_counter() - self.steps.start_s,
             steps_s=self.steps.seconds,
@@ -101,45 +97,61 @@ class Story:
             differences=differences,
         )
 
-    async def _prepare(self) -> None:
-        for name in ("shop", "shop_restored"):
-            self.urls[name] = await create_shop(self.server, name)
+    async def _trade(self, business: Iterator[Transaction], *, changes: int) -> None:
+        traded = await trade(business, changes=max(1, changes), url=self.urls["shop"])
+        self.traded.add(transactions=traded.transactions, changes=traded.changes)
 
-    async def _trade(self, business: Iterator[Transaction], sender: Sender) -> None:
-        with self.steps.step("trade") as said:
-            await self._pump(business, sender, changes=self.changes // 2)
+    async def _open(self, business: Iterator[Transaction]) -> None:
+        with self.steps.step("open") as said:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.service.command("snapshot"))
-                rest = self.changes - self.sent.changes
-                group.create_task(self._pump(business, sender, changes=rest))
-            said.append(
-                f"the shop traded: {self.sent.changes:,} changes in {self.sent.transactions:,} "
-                "transactions, into its tables and into pitr"
-            )
-            said.append("    pitr took a snapshot meanwhile")
+                group.create_task(self.service.ready())
+                for name in ("shop", "shop_restored"):
+                    self.urls[name] = await create_shop(self.server, name)
+                await self._trade(business, changes=self.changes // 4)
+            said.append(f"the shop opened: {self._so_far()}")
+            said.append("    pitr serve came up meanwhile, and knows nothing of it yet")
 
-    async def _pump(self, business: Iterator[Transaction], sender: Sender, *, changes: int) -> None:
-        async with ShopDatabase(self.urls["shop"]) as shop:
-            sent = await pump(business, changes=changes, shop=shop, sender=sender)
-        self.sent.transactions += sent.transactions
-        self.sent.changes += sent.changes
+    def _so_far(self) -> str:
+        return f"{self.traded.changes:,} changes in {self.traded.transactions:,} transactions"
+
+    async def _attach(self, business: Iterator[Transaction]) -> None:
+        with self.steps.step("attach") as said:
+            url = self.urls["shop"]
+            async with asyncio.TaskGroup() as group:
+                attaching = group.create_task(self.service.command("attach", url))
+                group.create_task(self._trade(business, changes=self.changes // 4))
+            said.append("pitr was attached to the shop's database, which was in use meanwhile")
+            said.extend(_shown(attaching.result(), f"pitr attach {shlex.quote(url)}"))
+
+    async def _trade_on(self, business: Iterator[Transaction]) -> None:
+        with self.steps.step("trade") as said:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._snapshot())
+                group.create_task(self.service.copied([table.collection for table in TABLES]))
+                rest = self.changes - self.traded.changes
+                group.create_task(self._trade(business, changes=rest))
+            said.append(f"the shop traded on: {self._so_far()} by now")
+            said.append("    pitr read the rows that were there, followed, and took a snapshot")
+
+    async def _snapshot(self) -> None:
+        await self.service.reached(self.changes // 8)
+        await self.service.command("snapshot")
 
     async def _copy(self) -> str:
         with self.steps.step("copy") as said:
-            self.urls["shop_before"] = await copy_shop(self.server, "shop", "shop_before")
-            said.append("PostgreSQL copied the shop: the truth to compare with")
-        return self.urls["shop_before"]
+            file = self.folder / "shop_before.sql"
+            url = await copy_shop(self.server, self.urls["shop"], "shop_before", file=file)
+            self.urls["shop_before"] = url
+            said.append("pg_dump copied the shop: the truth to compare with")
+        return url
 
-    async def _mistake(self, sender: Sender) -> Transaction:
+    async def _mistake(self) -> None:
         with self.steps.step("mistake") as said:
-            async with ShopDatabase(self.urls["shop"]) as shop:
-                await shop.make_mistake()
-            mistake = self.shop.mistake()
-            await send([mistake], sender)
-            self.sent.add([mistake])
-            said.append(f"an operator ran, and {len(mistake.changes):,} changes reached pitr:")
-            said.extend(f"    {statement};" for statement in MISTAKE)
-        return mistake
+            answers = await make_mistake(self.server, self.urls["shop"])
+            self.traded.add(transactions=1, changes=len(self.shop.mistake()))
+            said.append("an operator made a mistake, in psql:")
+            for statement, answer in zip(MISTAKE, answers, strict=True):
+                said.extend((f"    shop=# {statement};", f"    {answer}"))
 
     async def _damage(self, truth: str) -> list[TableDifference]:
         with self.steps.step("damage") as said:
@@ -148,46 +160,48 @@ class Story:
             said.append(f"the shop is damaged: {lost:,} rows lost, {changed:,} corrupted")
         return damage
 
-    async def _trade_on(self, business: Iterator[Transaction], sender: Sender) -> None:
+    async def _notice_late(self, business: Iterator[Transaction]) -> None:
         with self.steps.step("trade_on") as said:
-            before = self.sent.changes
-            await self._pump(business, sender, changes=max(1, int(self.changes * LATER_SHARE)))
-            said.append(f"nobody noticed yet: {self.sent.changes - before:,} changes more")
+            before = self.traded.changes
+            await self._trade(business, changes=int(self.changes * LATER_SHARE))
+            said.append(f"nobody noticed yet: {self.traded.changes - before:,} changes more")
+        with self.steps.step("capture") as said:
+            (now,) = await fetch_row(self.urls["shop"], "SELECT clock_timestamp()")
+            await self.service.captured(now)
+            said.append("pitr has all of that, too")
 
-    async def _find(self, truth: str, mistake: Transaction) -> str:
+    async def _find(self, truth: str) -> str:
         """Find the moment before the mistake, from the history of one row that it spoiled."""
-        victim = str(await fetch_value(truth, _VICTIM))
+        victim, email = await fetch_row(truth, _VICTIM)
         with self.steps.step("find") as said:
             said.append("what happened to one customer's e-mail address?")
-            status, history, document = await asyncio.gather(
-                self.service.command("status"),
-                self.service.command("history", CUSTOMERS.collection, victim),
-                self.service.asked("history", collection=CUSTOMERS.collection, key=victim),
-            )
-            said.extend(_shown(status, "pitr status"))
-            said.extend(_shown(history, f"pitr history {CUSTOMERS.collection} {victim}"))
-            spoiling = max(document["changes"], key=lambda change: int(change["seq"]))
-            if spoiling["tx"] != mistake.tx:
-                raise Conflict("the history names another transaction", tx=spoiling["tx"])
-            target = f"before-tx:{spoiling['tx']}"
-            said.extend(_shown(await self._describe(target), f"pitr describe {target}"))
+            row = (CUSTOMERS.collection, victim)
+            history = await self.service.asked("history", collection=row[0], key=row[1])
+            spoilt = {"name": "email", "before": email, "after": ""}
+            found = [change for change in history["changes"] if spoilt in change["fields"]]
+            if not found:
+                raise DataLoss("no change in the history emptied the address", key=victim)
+            target = f"before-tx:{found[0]['tx']}"
+            commands = (("status",), ("history", *row), ("describe", target))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._check(target))
+                asked = [group.create_task(self.service.command(*command)) for command in commands]
+            for command, task in zip(commands, asked, strict=True):
+                said.extend(_shown(task.result(), f"pitr {' '.join(command)}"))
         return target
 
-    async def _describe(self, target: str) -> str:
-        """Name the moment twice, by transaction and by time: both must mean the same."""
-        told, by_tx = await asyncio.gather(
-            self.service.command("describe", target), self.service.asked("describe", target=target)
-        )
+    async def _check(self, target: str) -> None:
+        """Name the moment by time as well: it must lie between the same changes."""
+        by_tx = await self.service.asked("describe", target=target)
         by_time = await self.service.asked("describe", target=by_tx["previous"]["at"])
         if (by_time["previous"], by_time["next"]) != (by_tx["previous"], by_tx["next"]):
             raise Conflict("time and transaction differ", at=by_tx["previous"]["at"], target=target)
-        return told
 
     async def _restore(self, target: str) -> None:
         with self.steps.step("restore") as said:
             into = self.urls["shop_restored"]
             told = await self.service.command("restore", "--to", target, "--into", into)
-            said.append("pitr restored the moment before into an empty database")
+            said.append("pitr restored the moment before into a database with empty tables")
             said.extend(_shown(told, f"pitr restore --to {target} --into {shlex.quote(into)}"))
 
     async def _prove(self, truth: str) -> tuple[list[TableDifference], list[str]]:
@@ -203,7 +217,9 @@ class Story:
         return found, differences
 
 
-_VICTIM = "SELECT id FROM shop.customers WHERE email <> '' ORDER BY joined_at DESC LIMIT 1"
+_VICTIM = (
+    "SELECT id::text, email FROM shop.customers WHERE email <> '' ORDER BY joined_at DESC LIMIT 1"
+)
 
 
 def _shown(output: str, command: str) -> list[str]:

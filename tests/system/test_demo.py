@@ -58,7 +58,8 @@ async def test_the_restore_is_identical_and_nothing_is_left(place: Path) -> None
     assert result.lost_rows > 100
     assert result.corrupted_rows > 100
     assert "identical" in said
-    assert "ops:jo" in said
+    assert "pitr attach" in said
+    assert result.target.removeprefix("before-tx:") in said
     document = result.document()
     assert document["identical"] is True
     assert document["folder"] is None
@@ -66,35 +67,43 @@ async def test_the_restore_is_identical_and_nothing_is_left(place: Path) -> None
     assert processes_of(place) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE shop.customers SET credit = credit + 0.0000000001 WHERE id ="
-        " (SELECT max(id::text)::uuid FROM shop.customers)",
-        "DELETE FROM shop.order_lines WHERE (order_id, line) ="
-        " (SELECT order_id, line FROM shop.order_lines ORDER BY random() LIMIT 1)",
-    ],
+FAULTS = (
+    "UPDATE shop.customers SET credit = credit + 0.0000000001 WHERE id ="
+    " (SELECT max(id::text)::uuid FROM shop.customers)",
+    "DELETE FROM shop.order_lines WHERE (order_id, line) ="
+    " (SELECT order_id, line FROM shop.order_lines ORDER BY random() LIMIT 1)",
+    "SELECT setval('shop.orders_id_seq', 100000)",
 )
-async def test_one_wrong_row_is_noticed(place: Path, statement: str) -> None:
+FOUND = ("shop.orders.id: the next value", "order_lines", "customers")
+
+
+@pytest.mark.slow
+async def test_every_wrong_row_is_noticed(place: Path) -> None:
     async def spoil(url: str) -> None:
         connection = await asyncpg.connect(url)
-        assert (await connection.execute(statement)).endswith(" 1")
+        for statement in FAULTS:
+            assert (await connection.execute(statement)).endswith(" 1")
         await connection.close()
 
     result, said = await demo(place / "demo", fault=spoil)
     assert not result.identical
-    assert len(result.differences) == 1
+    assert len(result.differences) == len(FAULTS)
+    for found in FOUND:
+        assert len([line for line in result.differences if found in line]) == 1
     assert "DIFFERENT" in said
     assert processes_of(place) == []
 
 
 async def test_a_demo_that_is_cancelled_clears_up(place: Path) -> None:
-    trading = asyncio.Event()
-    running = asyncio.create_task(
-        run(changes=CHANGES, folder=place / "demo", report=lambda _: trading.set())
-    )
-    await asyncio.wait_for(trading.wait(), timeout=60)
+    """In the middle of it: pitr follows the shop's database, and the shop writes into it."""
+    attached = asyncio.Event()
+
+    def report(line: str) -> None:
+        if "pitr attach" in line:
+            attached.set()
+
+    running = asyncio.create_task(run(changes=CHANGES, folder=place / "demo", report=report))
+    await asyncio.wait_for(attached.wait(), timeout=60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -108,11 +117,19 @@ async def test_what_is_kept_runs_until_it_is_stopped(place: Path) -> None:
     assert result.identical
     assert result.folder is not None
     assert result.commands[-1] in said
-    async with httpx.AsyncClient() as client:
-        assert (await client.get(f"{result.urls['pitr']}/healthz")).status_code == 200
+    async with httpx.AsyncClient(base_url=result.urls["pitr"]) as client:
+        assert (await client.get("/healthz")).status_code == 200
+        log = (await client.get("/v1/logs/main")).json()
+        row = {"collection": "shop.orders", "key": "100001"}
+        order = (await client.get("/v1/logs/main/history", params=row)).json()
     connection = await asyncpg.connect(result.urls["shop_restored"])
     assert await connection.fetchval("SELECT count(*) FROM shop.orders") > 0
     await connection.close()
+    assert [lane["lane"] for lane in log["lanes"]] == ["postgres:shop"]
+    # It was there before the database was attached, and the mistake took it away.
+    assert order["changes"][-1]["op"] == "read"
+    assert f"before-tx:{order['changes'][0]['tx']}" == result.target
+    assert (order["changes"][0]["op"], order["changes"][0]["actor"]) == ("delete", None)
     stop = await asyncio.create_subprocess_exec("sh", f"{result.folder}/stop")
     # The script waits for the service, and only its parent can bury it.
     assert await asyncio.wait_for(stop.wait(), timeout=60) == 0
