@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.adapters.kafka import KafkaFeed
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
+from pitr.adapters.owner import is_gone, new_owner
 from pitr.adapters.postgres.attachable import attachable
 from pitr.adapters.postgres.attached import AttachedDatabase
 from pitr.adapters.sinks import sink_for
@@ -39,6 +38,7 @@ from pitr.services.attach import Attacher
 from pitr.services.capture import Capture
 from pitr.services.compact import Compactor
 from pitr.services.detach import Detacher
+from pitr.services.find import Finder
 from pitr.services.follow import Follower
 from pitr.services.history import HistoryReader
 from pitr.services.ingest import FileIngest
@@ -46,6 +46,7 @@ from pitr.services.lanes import LaneKeeper
 from pitr.services.maintain import Maintenance
 from pitr.services.publish import Publisher
 from pitr.services.quarantine import Quarantine
+from pitr.services.reconcile import Reconciler
 from pitr.services.resolve import Resolver
 from pitr.services.restore import Restorer
 from pitr.services.seal import Sealer
@@ -69,11 +70,13 @@ class App:
     server: EmbeddedPostgres | None = None
     archive: Archive = field(init=False)
     resolver: Resolver = field(init=False)
+    finder: Finder = field(init=False)
     restorer: Restorer = field(init=False)
     history: HistoryReader = field(init=False)
     lanes: LaneKeeper = field(init=False)
     attacher: Attacher = field(init=False)
     detacher: Detacher = field(init=False)
+    reconciler: Reconciler = field(init=False)
     quarantine: Quarantine = field(init=False)
     verifier: Verifier = field(init=False)
     status: StatusReader = field(init=False)
@@ -95,6 +98,7 @@ class App:
         scratch = process_scratch(self.settings.data)
         self.archive = Archive(catalog, store, limits=limits, scratch=scratch)
         self.resolver = Resolver(catalog, self.archive, clock)
+        self.finder = Finder(catalog, self.archive, self.resolver, clock)
         self.restorer = Restorer(catalog, self.archive, self.resolver, clock, new_id=new_uid)
         self.history = HistoryReader(self.archive)
         self.lanes = LaneKeeper(catalog, clock)
@@ -103,6 +107,17 @@ class App:
             catalog, clock, connect=attachable, password=password, ensure_log=self.ensure_log
         )
         self.detacher = Detacher(catalog, self.lanes, clock, connect=attachable, password=password)
+        self.reconciler = Reconciler(
+            catalog,
+            self.archive,
+            self.resolver,
+            clock,
+            connect=self._attached,
+            appender=self.appender,
+            new_id=new_uid,
+            new_owner=lambda: new_owner(new_uid()),
+            limits=limits,
+        )
         self.quarantine = Quarantine(catalog)
         self.verifier = Verifier(catalog, store)
         self.status = StatusReader(catalog, clock)
@@ -172,7 +187,7 @@ class App:
             self.decoder,
             self.clock,
             log=log,
-            owner=_new_owner(),
+            owner=new_owner(new_uid()),
             reading=reading,
             limits=self.limits,
             start=self.settings.kafka_from,
@@ -180,17 +195,22 @@ class App:
         self.captures.append(capture)
         return capture
 
+    def _attached(self, source: Source) -> AttachedDatabase:
+        url = with_password(source.url, self.settings.source_password)
+        return AttachedDatabase(source, url=url)
+
     async def follower(self, log: str, source: Source) -> Follower:
         """Make what follows an attached database; to be run once."""
         return Follower(
             self.catalog,
             await self.appender(log),
             self.archive,
-            AttachedDatabase(source, url=with_password(source.url, self.settings.source_password)),
+            self._attached(source),
             self.clock,
             log=log,
             source=source,
-            owner=_new_owner(),
+            owner=new_owner(new_uid()),
+            is_gone=is_gone,
             limits=self.limits,
         )
 
@@ -236,10 +256,6 @@ class App:
     async def close(self) -> None:
         """Store what waits, and let go of what was taken since the start."""
         await self._stack.aclose()
-
-
-def _new_owner() -> str:
-    return f"{socket.gethostname()}/{os.getpid()}/{new_uid()[:8]}"
 
 
 def attacher_to_look(settings: Settings) -> Attacher:

@@ -14,6 +14,7 @@ from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.errors import Conflict, DataLoss, InvalidRequest, NotFound
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.pgoutput.schema import Constraint, TableColumn, TableSchema
+from pitr.domain.pgoutput.sequence_log import SampledSequence
 
 
 class MemoryStore:
@@ -86,8 +87,11 @@ class FakeState:
         batch_rows: int = 3,
         fail_after: int | None = None,
         schemas: Mapping[str, TableSchema] | None = None,
+        sequences: Sequence[SampledSequence] = (),
+        whole: bool = True,
     ) -> None:
         self.schemas = schemas or {}
+        self.sequences, self.whole = sequences, whole
         self._rows = {
             name: [(_text(key), _text(document)) for key, document in rows]
             for name, rows in sorted(collections.items())

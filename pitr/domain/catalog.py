@@ -109,16 +109,25 @@ class Catalog(Protocol):
         """Note what an owner sees of its lanes' source; lanes of others stay as they are."""
         ...
 
+    async def leave(self, log: str, owner: str, lane: str) -> None:
+        """Let another take a lane at once that ``owner`` has; its source is not over."""
+        ...
+
     async def skip(self, log: str, owner: str, gap: Gap) -> Gap:
         """Record what a source has lost and move the lane past it; ``PositionConflict``."""
         ...
 
-    async def open_gap(self, log: str, gap: Gap) -> None:
-        """Record a hole that will heal, unless it is recorded already."""
+    async def open_gap(self, log: str, owner: str, gap: Gap) -> None:
+        """Record a hole that will heal, unless it is recorded already; ``LaneTaken``."""
         ...
 
-    async def heal_gaps(self, log: str, lane: str, *, at_us: int, but: Sequence[str]) -> int:
-        """End a lane's open gaps, but for those of collections still being read; how many."""
+    async def heal_gaps(
+        self, log: str, owner: str, lane: str, *, at_us: int, but: Sequence[str], all_known: bool
+    ) -> int:
+        """End a lane's open gaps, but for those of collections still being read; how many.
+
+        One of the whole source ends when ``all_known`` and nothing is being read; ``LaneTaken``.
+        """
         ...
 
     async def replace_lane(self, log: str, lane: str, replaced_by: str, gap: Gap) -> bool:

@@ -33,7 +33,8 @@ class LaneState:
     ``at_us`` is the log time of its newest change; ``complete_us`` is None for a pushed lane. Only
     ``owner`` may append, if there is one. The rest is what a pulled lane's source said at
     ``seen_us``: its positions are ``[source_first, source_end)``; ``rate`` is in changes a second;
-    ``lag_bytes`` is what waits in the WAL of a database.
+    ``lag_bytes`` is what waits in the WAL of a database, ``copy_rate`` how many rows a second are
+    read that were there before it was attached; None while none are.
     """
 
     lane: str
@@ -50,6 +51,7 @@ class LaneState:
     rate: float | None = None
     problem: str | None = None
     lag_bytes: int | None = None
+    copy_rate: float | None = None
 
     @property
     def lag(self) -> int | None:
@@ -73,6 +75,7 @@ class LaneReport:
     problem: str | None = None
     complete_us: int | None = None
     lag_bytes: int | None = None
+    copy_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

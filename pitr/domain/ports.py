@@ -13,6 +13,7 @@ from pitr.domain.batch import Decoded
 from pitr.domain.formats import Format
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.pgoutput.schema import TableSchema
+from pitr.domain.pgoutput.sequence_log import SampledSequence
 from pitr.domain.records import Peeked, Reading, Records
 
 Progress = Callable[[int], None]
@@ -177,6 +178,12 @@ class RestorableState(Protocol):
 
     schemas: Mapping[str, TableSchema]
     """What tables were at the moment, by collection: those of an attached database."""
+
+    sequences: Sequence[SampledSequence]
+    """What the sequences of an attached database stood at."""
+
+    whole: bool
+    """Whether it is everything that there is, not only what was chosen."""
 
     def rows(self, collection: str, *, documents_only: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield the collection's rows in key order; batches have ``CHANGE_SCHEMA``.

@@ -18,6 +18,7 @@ from pitr.app import App
 from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
 from pitr.faces.event_log import configure_logging
 from pitr.faces.follow import attached, following
+from pitr.faces.reading import Show, reading_shown
 from pitr.faces.starting import opened, patiently
 from pitr.faces.upkeep import upkeep
 from pitr.services.capture import Capture
@@ -64,12 +65,18 @@ async def _capture_on(app: App, capture: Capture, stop: asyncio.Event) -> None:
 
 
 async def capture(
-    settings: Settings, *, kafka: bool, workers: int, ready: Callable[[Sequence[str]], None]
+    settings: Settings,
+    *,
+    kafka: bool,
+    workers: int,
+    ready: Callable[[Sequence[str]], None],
+    show: Show | None = None,
 ) -> None:
     """Capture until SIGTERM or SIGINT: attached databases, and topics if there is ``kafka``.
 
     Topics are captured in this process or in ``workers`` processes of their own. The first process
-    follows databases, seals, merges and makes snapshots. ``ready`` is told the databases' names.
+    follows databases, seals, merges and makes snapshots. ``ready`` is told the databases' names,
+    ``show`` how far their tables are read.
 
     Raises:
         InvalidRequest: There is nothing to capture, the settings make no sense, or Kafka refuses.
@@ -84,8 +91,14 @@ async def capture(
             if not (kafka or databases):
                 raise nothing_to_capture()
             await patiently(lambda: app.ensure_log(settings.log), settings, stop)
-            async with upkeep(app, asyncio.Event()), following(app):
+            async with (
+                upkeep(app, asyncio.Event()),
+                following(app),
+                contextlib.AsyncExitStack() as showing,
+            ):
                 ready(databases)
+                if show is not None:
+                    await showing.enter_async_context(reading_shown(app, show))
                 if not kafka:
                     await stop.wait()
                 elif workers == 1:

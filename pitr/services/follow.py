@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 
 import structlog
@@ -26,22 +27,25 @@ from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.pgoutput.ports import Cluster, Database
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS, emptied
+from pitr.domain.pgoutput.sequence_log import SEQUENCES, sample_of_body
 from pitr.domain.pgoutput.standing import standing_problem
+from pitr.domain.pgoutput.turns import Turns
 from pitr.domain.ports import Clock
 from pitr.domain.target import Cut
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
 from pitr.services.follow_copy import TableCopier
 from pitr.services.follow_log import LaneLog
-from pitr.services.follow_read import StreamReader
+from pitr.services.follow_read import Sample, StreamReader
 from pitr.services.follow_report import FollowReports
 from pitr.services.follow_state import Following
 from pitr.services.follow_store import StreamStore
 from pitr.services.tasks import pause, single
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-TAKEN_RETRY_S = 10.0
+TAKEN_CHECK_S = 1.0
 HALTED_RETRY_S = 30.0
+OTHER = "another process follows it"
 
 
 class _Halted(Exception):
@@ -63,6 +67,7 @@ class Follower:
         source: Source,
         owner: str,
         limits: Limits,
+        is_gone: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._catalog = catalog
         self._appender = appender
@@ -73,8 +78,11 @@ class Follower:
         self._source = source
         self._owner = owner
         self._limits = limits
+        self._turns = Turns(owner, is_gone)
         self._logger = structlog.get_logger("pitr.follow").bind(log=log, lane=source.lane)
         self.following = Following(lane=source.lane)
+        self.waits = False
+        """Whether another process follows it, and this one is there in case that ends."""
         self._lane = LaneLog(self.following, catalog, appender, clock, log=log, owner=owner)
 
     @property
@@ -83,7 +91,10 @@ class Follower:
         return self.following.problem or self.following.warning
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until ``stop``; what is under way then is stored by the next one."""
+        """Follow until ``stop``; what is under way then is stored by the next one.
+
+        Cut off, it leaves the lane as ``kill -9`` would.
+        """
         reports = FollowReports(
             self.following,
             self._catalog,
@@ -99,16 +110,25 @@ class Follower:
                 while not stop.is_set():
                     await self._attempt(stop)
                 reporting.cancel()
+            with contextlib.suppress(PitrError):  # else another waits until we are silent
+                await self._catalog.leave(self._log, self._owner, self._source.lane)
         finally:
             await self._database.close()
 
     async def _attempt(self, stop: asyncio.Event) -> None:
         following = self.following
         try:
+            self.waits = not await self._may_take()
+            if self.waits:
+                following.claimed = False
+                self._say("another_follows", OTHER)
+                await pause(TAKEN_CHECK_S, stop)
+                return
             await self._follow(stop)
         except LaneTaken as error:
-            self._say("lane_taken", "another worker follows it")
-            await pause(TAKEN_RETRY_S if error.facts.get("owner") else BACKOFF_S[0], stop)
+            self._logger.warning("lane_taken", error=str(error))
+            following.claimed = False
+            await pause(BACKOFF_S[0], stop)
         except _Halted as error:
             self._say("lane_halted", str(error))
             await pause(HALTED_RETRY_S, stop)
@@ -123,6 +143,16 @@ class Follower:
             )
             await pause(BACKOFF_S[min(following.failures, len(BACKOFF_S) - 1)], stop)
             following.failures += 1
+
+    async def _may_take(self) -> bool:
+        """Tell whether nobody else follows it just now."""
+        lane = self._source.lane
+        found = await self._catalog.lanes(self._log, prefix=lane)
+        return self._turns.may_take(
+            next((each for each in found if each.lane == lane), None),
+            now_us=self._clock.now_us(),
+            passed_us=time.monotonic_ns() // 1_000,
+        )
 
     async def _note_loss(self, reason: str) -> None:
         """Remember that the source has lost something, whatever it says the next time."""
@@ -140,16 +170,23 @@ class Follower:
         """Claim the lane, see that the source is the one that was captured, and follow it."""
         following = self.following
         await self._claim()
-        schemas = await self._known_schemas()
+        schemas, sample = await self._known()
         if (problem := await self._standing()) is not None:
             await self._anchor(problem, schemas)
             schemas = {}
         assert following.notes.lsn is not None, "it stands somewhere"
         async with self._database.stream(following.notes.lsn) as stream:
             reader = StreamReader(
-                following.notes, stream, self._database, schemas=schemas, limits=self._limits
+                following.notes,
+                stream,
+                self._database,
+                schemas=schemas,
+                sample=sample,
+                limits=self._limits,
             )
-            copier = TableCopier(following, self._database, schemas=schemas.values())
+            copier = TableCopier(
+                following, self._database, schemas=schemas.values(), look=reader.look_soon
+            )
             store = StreamStore(following, self._lane, stream, copier, reader.decoded)
             reading = (reader.read(), reader.watch(), reader.decode())
             await _run_all(stop, *reading, store.run(), copier.run())
@@ -164,19 +201,23 @@ class Follower:
         notes = Notes.of_json(state.state)
         self.following.begin(position=state.position, at_us=state.at_us, notes=notes)
 
-    async def _known_schemas(self) -> dict[int, TableSchema]:
-        """Return what the log says of the source's tables, by relid."""
+    async def _known(self) -> tuple[dict[int, TableSchema], Sample]:
+        """Return what the log says of the source's tables, by relid, and of its sequences."""
         view = await self._archive.view(self._log)
-        cut = Cut(seq_end=view.state.seq_next)
-        reads = self._archive.reads(view, cut, collections=(SCHEMAS,))
-        known: dict[int, TableSchema] = {}
-        async with self._archive.state(view, reads, collections=frozenset((SCHEMAS,))) as state:
-            for batch in state.rows(SCHEMAS) if SCHEMAS in state.counts else ():
-                for change in changes_of(batch):
-                    if change.lane == self._source.lane and change.after is not None:
-                        schema = schema_from_body(change.after)
-                        known[schema.relid] = schema
-        return known
+        cut, own = Cut(seq_end=view.state.seq_next), frozenset((SCHEMAS, SEQUENCES))
+        reads = self._archive.reads(view, cut, collections=own)
+        bodies: dict[str, list[bytes]] = {}
+        async with self._archive.state(view, reads, collections=own) as state:
+            for collection in own & state.counts.keys():
+                bodies[collection] = [
+                    change.after
+                    for batch in state.rows(collection)
+                    for change in changes_of(batch)
+                    if change.lane == self._source.lane and change.after is not None
+                ]
+        schemas = map(schema_from_body, bodies.get(SCHEMAS, ()))
+        samples = [sample_of_body(body) for body in bodies.get(SEQUENCES, ())]
+        return {schema.relid: schema for schema in schemas}, samples[-1] if samples else ()
 
     async def _standing(self) -> str | None:
         """Return why the source cannot go on where the log stands, None if it can."""

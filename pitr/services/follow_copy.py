@@ -7,14 +7,14 @@ the stream; the store decides on its rows, and says when the next may be read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
 import structlog
 
 from pitr.domain.batch import Decoded
-from pitr.domain.errors import Unavailable
+from pitr.domain.errors import Conflict, NotFound, Unavailable
 from pitr.domain.pgoutput.copying import CHUNK_ROWS_MAX, CHUNK_ROWS_MIN, Chunk, Resume
 from pitr.domain.pgoutput.copytext import decode_rows
 from pitr.domain.pgoutput.model import Relation
@@ -41,13 +41,22 @@ class InHand:
 
 
 class TableCopier:
-    """Copies what the lane's notes say is to be copied. Its window is told by the store."""
+    """Copies what the lane's notes say is to be copied. Its window is told by the store.
+
+    ``look`` asks for a look at all tables soon: one is not what it was.
+    """
 
     def __init__(
-        self, following: Following, database: Database, *, schemas: Iterable[TableSchema]
+        self,
+        following: Following,
+        database: Database,
+        *,
+        schemas: Iterable[TableSchema],
+        look: Callable[[], None],
     ) -> None:
         self._following = following
         self._database = database
+        self._look = look
         self.window = Window(watched=frozenset())
         self.schemas = {schema.collection: schema for schema in schemas}
         """The tables by collection, as of what is stored."""
@@ -68,7 +77,8 @@ class TableCopier:
             self._wanted.clear()
             to_do = self._following.notes.copy.to_do
             await self._watch(to_do)
-            ready = next((name for name in to_do if name in self.schemas), None)
+            can_be = self._following.notes.copy.ready
+            ready = next((name for name in can_be if name in self.schemas), None)
             if ready is None:
                 await self._wanted.wait()
             else:
@@ -81,6 +91,22 @@ class TableCopier:
             self._session = await self._database.new_xid()  # nobody else's, ever
             for collection in new:
                 self.window.watch(collection, since=self._session)
+            await self._estimate(new)
+
+    async def _estimate(self, collections: Sequence[str]) -> None:
+        """Find out about how many rows there are to read; it is stored with the next of them."""
+        copy = self._following.notes.copy
+        relids = {
+            self.schemas[collection].relid: collection
+            for collection in collections
+            if collection in self.schemas
+            and (table := copy.table(collection)) is not None
+            and table.estimate is None
+        }
+        if relids:
+            found = await self._database.estimated_rows(list(relids))
+            named = {relids[relid]: rows for relid, rows in found.items()}
+            self._following.estimates = {**self._following.estimates, **named}
 
     async def _copy(self, collection: str) -> None:
         """Copy one table, as long as it is to be copied and stays what it is."""
@@ -89,7 +115,7 @@ class TableCopier:
         self._logger.info("table_is_read", collection=collection)
         rows_max, refused = FIRST_ROWS, 0
         while (
-            collection in self._following.notes.copy.to_do
+            collection in self._following.notes.copy.ready
             and self.schemas.get(collection) is schema
         ):
             table = self._following.notes.copy.table(collection)
@@ -111,6 +137,11 @@ class TableCopier:
             chunk = await self._database.chunk(
                 relation, after=after, rows_max=min(rows_max, CHUNK_ROWS_MAX)
             )
+        except (Conflict, NotFound) as error:
+            # The stream has not brought what became of it, or nobody has seen it yet.
+            self._logger.info("table_is_another", collection=relation.collection, why=str(error))
+            self._look()
+            return None
         except Unavailable as error:
             if error.facts.get("sqlstate") != LOCK_NOT_AVAILABLE:
                 raise
@@ -151,7 +182,7 @@ class TableCopier:
         table = self._following.notes.copy.table(collection)
         return (
             table is not None
-            and not table.done
+            and not (table.done or table.undescribed)
             and table.last == in_hand.after
             and self.schemas.get(collection) is in_hand.schema
         )

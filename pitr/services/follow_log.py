@@ -87,9 +87,11 @@ class LaneLog:
 
         Args:
             at_us: Since when, None where that is not known.
+
+        Raises:
+            LaneTaken: The lane is not ours any more.
         """
         following = self._following
-        self._logger.error("gap", collection=collection, reason=reason)
         gap = Gap(
             lane=following.lane,
             position_first=following.position,
@@ -101,12 +103,18 @@ class LaneLog:
             recorded_us=self._clock.now_us(),
             collection=collection,
         )
-        await self._catalog.open_gap(self._log, gap)
+        await self._catalog.open_gap(self._log, self._owner, gap)
+        self._logger.error("gap", collection=collection, reason=reason)
 
     async def heal_gaps(self, *, at_us: int) -> None:
-        """End the gaps of all that is not being read any more."""
-        following = self._following
-        to_do = following.notes.copy.to_do
-        healed = await self._catalog.heal_gaps(self._log, following.lane, at_us=at_us, but=to_do)
+        """End the gaps of all that is not being read any more.
+
+        Raises:
+            LaneTaken: The lane is not ours any more.
+        """
+        copy, lane = self._following.notes.copy, self._following.lane
+        healed = await self._catalog.heal_gaps(
+            self._log, self._owner, lane, at_us=at_us, but=copy.to_do, all_known=copy.looked
+        )
         if healed:
             self._logger.info("gaps_healed", count=healed)

@@ -73,6 +73,14 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
+class Undescribed:
+    """From here on there are changes of a table as no document describes it."""
+
+    collection: str
+    commit_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkEnd:
     """The place of a chunk."""
 
@@ -82,12 +90,14 @@ class ChunkEnd:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Everything that was committed up to ``lsn`` came before this."""
+    """Everything that was committed up to ``lsn`` came before this; somebody may wait for it."""
 
     lsn: int
+    is_awaited: bool = False
 
 
-Item = DecodedPart | Steps | Looked | ChunkEnd | Idle
+Mark = Steps | Looked | Undescribed | ChunkEnd | Idle
+Item = DecodedPart | Mark
 Sample = tuple[SampledSequence, ...]
 
 
@@ -125,7 +135,8 @@ class StreamReader:
         self._server_lsn = 0
         self._looks: dict[bytes, asyncio.Future[_Seen | None]] = {}
         self._looks_due = asyncio.Event()
-        self._parts: asyncio.Queue[Part | Steps | Looked | ChunkEnd | Idle] = asyncio.Queue(maxsize=1)
+        self._undescribed = set(notes.copy.undescribed)
+        self._parts: asyncio.Queue[Part | Mark] = asyncio.Queue(maxsize=1)
         self.decoded: asyncio.Queue[Item] = asyncio.Queue(maxsize=1)
         self._logger = structlog.get_logger("pitr.follow")
 
@@ -217,21 +228,32 @@ class StreamReader:
         await self._cut(pieces=True)
         self._assembler.relate(relation)
         found = (await self._database.schemas([raw.relid])).get(raw.relid)
-        if found is None:  # gone by now; or a partition, which comes under its root
-            if raw.relid in self._schemas:
-                self._looks_due.set()
-            return
-        if await self._database.relation_of(found) != relation:
-            self._looks_due.set()  # the document is ahead of the stream
-            return
         before = self._schemas.get(raw.relid)
-        step = schema_step(before, found)
         under_way = self._assembler.transaction
+        commit_us = under_way.commit_us if under_way is not None else None
+        if found is None or await self._database.relation_of(found) != relation:
+            # It is gone by now or something else; or a partition, which comes under its root.
+            self._looks_due.set()
+            if before is None or await self._database.relation_of(before) != relation:
+                await self._put_undescribed(relation.collection, commit_us)
+            return
+        step = schema_step(before, found)
         if step is not None and step.empties and _goes_on(before, found):
             self._looks_due.set()  # rows went away that the relation message does not tell of
+        elif relation.collection in self._undescribed:
+            self._looks_due.set()
         elif step is not None:
-            commit_us = under_way.commit_us if under_way is not None else None
             await self._put_steps([step], commit_us=commit_us)
+
+    async def _put_undescribed(self, collection: str, commit_us: int | None) -> None:
+        """Have a table emptied and read again when it is looked at: no document tells its rows."""
+        if collection not in self._undescribed:
+            self._undescribed.add(collection)
+            await self._parts.put(Undescribed(collection, commit_us))
+
+    def look_soon(self) -> None:
+        """Look at all tables again: one is not what it was."""
+        self._looks_due.set()
 
     async def watch(self) -> None:
         """Look at all tables now and then, and when there is reason to, until cancelled.
@@ -244,11 +266,12 @@ class StreamReader:
             self._looks_due.clear()
             number += 1
             name = f"{session}:{number}"  # nobody else's, ever
+            sample = await self._sampled()
             # Known before it is asked for: the message may come back before the answer does.
             seen = self._looks[name.encode()] = asyncio.get_running_loop().create_future()
             try:
-                sample = sampled(await self._database.sequences())
-                seen.set_result(_Seen(await self._database.look(name), sample))
+                tables = await self._database.look(name)
+                seen.set_result(_Seen(tables, sample))
             except Unavailable as error:
                 seen.set_result(None)
                 self._looks.pop(name.encode(), None)
@@ -266,18 +289,32 @@ class StreamReader:
                 await self._parts.put(ChunkEnd(marker.content, marker.transaction))
             case "schema" if (seen := self._looks.pop(marker.content, None)) is not None:
                 if (found := await seen) is not None:
-                    steps = schema_steps(self._schemas, found.tables)
+                    undescribed, self._undescribed = self._undescribed, set()
+                    steps = schema_steps(self._schemas, found.tables, undescribed=undescribed)
                     await self._put_steps(steps, commit_us=marker.transaction.commit_us)
                     await self._put_looked(found.sample, marker.transaction.commit_us)
             case "ddl":
                 self._looks_due.set()
+            case "awaited":
+                await self._parts.put(Idle(self._assembler.lsn, is_awaited=True))
 
-    async def _put_looked(self, sample: Sample, commit_us: int) -> None:
-        """Say that all tables were seen; take in a sample if it is another, and now and then."""
-        is_due = time.monotonic() - self._sampled_s >= SAMPLE_EVERY_S
-        is_new = is_due and sample != self._sample
-        if is_new:
-            self._sample, self._sampled_s = sample, time.monotonic()
+    async def _sampled(self) -> Sample | None:
+        """Read what sequences stand at, if that was not done lately."""
+        if time.monotonic() - self._sampled_s < SAMPLE_EVERY_S:
+            return None
+        try:
+            sample = sampled(await self._database.sequences())
+        except Unavailable as error:
+            self._logger.warning("sequences_not_seen", error=str(error))
+            return None
+        self._sampled_s = time.monotonic()
+        return sample
+
+    async def _put_looked(self, sample: Sample | None, commit_us: int) -> None:
+        """Say that all tables were seen; take in a sample if it is another."""
+        is_new = sample is not None and sample != self._sample
+        if sample is not None:
+            self._sample = sample
         await self._parts.put(Looked(sample if is_new else None, commit_us))
 
     async def _put_steps(self, steps: Sequence[SchemaStep], *, commit_us: int | None) -> None:
@@ -294,10 +331,10 @@ class StreamReader:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a look at the source has seen: tables by relid, and what sequences stand at."""
+    """What a look at the source has seen: tables by relid; what sequences stand at, or None."""
 
     tables: Mapping[int, TableSchema]
-    sample: Sample
+    sample: Sample | None
 
 
 def _goes_on(before: TableSchema | None, after: TableSchema) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 
 import structlog
 
@@ -19,6 +20,9 @@ from pitr.services.follow_state import Following
 
 REPORT_EVERY_S = 1.0
 LOOK_EVERY_S = 10.0
+COPY_RATE_REPORTS = 15
+"""Over how many reports it is counted how fast tables are read: chunks come at any pace."""
+
 MEASURE_MAX_S = 10.0
 """How long to wait for the log to come as far as the WAL was, before it is measured again."""
 
@@ -44,6 +48,8 @@ class FollowReports:
         self._log = log
         self._owner = owner
         self._limits = limits
+        self._copied: deque[tuple[float, int]] = deque(maxlen=COPY_RATE_REPORTS)
+        self._copy_rate()
         self._logger = structlog.get_logger("pitr.follow").bind(log=log, lane=following.lane)
 
     async def run(self) -> None:
@@ -53,12 +59,23 @@ class FollowReports:
             group.create_task(self._measure_on())
             group.create_task(self._look_on())
 
+    def _copy_rate(self) -> float | None:
+        """Rows a second that were copied lately; None while nothing is to be copied."""
+        if not (self._following.claimed and self._following.notes.copy.to_do):
+            self._copied.clear()
+        self._copied.append((time.monotonic(), self._following.copied))
+        if len(self._copied) == 1:
+            return None
+        (began_s, before), (now_s, copied) = self._copied[0], self._copied[-1]
+        return (copied - before) / (now_s - began_s)
+
     async def _report_on(self) -> None:
         reported = time.monotonic()
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             now = time.monotonic()
             if not self._following.claimed:
+                self._copy_rate()
                 continue
             report, reported = self._report(now - reported), now
             try:
@@ -79,6 +96,7 @@ class FollowReports:
             problem=following.problem or following.warning,
             complete_us=None if complete_us is None else complete_us - self._limits.lateness_us,
             lag_bytes=following.lag_bytes,
+            copy_rate=self._copy_rate(),
         )
 
     async def _measure_on(self) -> None:

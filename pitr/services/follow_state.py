@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pitr.domain.admission import AT_US_MIN
@@ -14,6 +15,8 @@ class Following:
 
     Everything that was committed up to ``reached`` is stored. The source's WAL went up to
     ``ends[0]`` at ``ends[1]``, µs on its own clock. ``warning`` is what may stop the lane soon.
+    ``estimates`` say about how many rows tables have that are being read, by collection; ``copied``
+    counts the rows that were read of them.
     """
 
     lane: str
@@ -29,6 +32,8 @@ class Following:
     reached: int = 0
     ends: tuple[int, int] | None = None
     completed_us: int | None = None
+    estimates: Mapping[str, int] = field(default_factory=dict)
+    copied: int = 0
 
     def begin(self, *, position: int, at_us: int, notes: Notes) -> None:
         """Stand where the catalog says."""

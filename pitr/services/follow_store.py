@@ -12,10 +12,19 @@ from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.pgoutput.copytext import entered
 from pitr.domain.pgoutput.holes import HOLE, holes_of
 from pitr.domain.pgoutput.ports import Stream
-from pitr.domain.pgoutput.schema_log import changes_of_steps
+from pitr.domain.pgoutput.schema_log import UNDESCRIBED, changes_of_steps, emptying
+from pitr.domain.pgoutput.sequence_log import change_of_sample
 from pitr.services.follow_copy import TableCopier
 from pitr.services.follow_log import LaneLog
-from pitr.services.follow_read import ChunkEnd, DecodedPart, Idle, Item, Steps
+from pitr.services.follow_read import (
+    ChunkEnd,
+    DecodedPart,
+    Idle,
+    Item,
+    Looked,
+    Steps,
+    Undescribed,
+)
 from pitr.services.follow_state import Following
 
 HEARTBEAT_S = 2.0
@@ -55,9 +64,15 @@ class StreamStore:
                     await self._store_part(part)
                 case Steps() as steps:
                     await self._store_steps(steps)
+                case Looked() as looked:
+                    await self._store_look(looked)
+                case Undescribed() as undescribed:
+                    await self._store_undescribed(undescribed)
                 case ChunkEnd() as end:
                     await self._store_chunk(end)
                 case Idle() as idle:
+                    if idle.is_awaited:
+                        self._noted_s = float("-inf")
                     await self._note_idle(idle)
 
     async def _store_part(self, item: DecodedPart) -> None:
@@ -69,7 +84,8 @@ class StreamStore:
         notes = replace(self._following.notes, lsn=part.lsn, open=part.open_after)
         for collection, at_us in holes_of(decoded.changes):
             await self._lane.open_gap(HOLE, collection=collection, at_us=at_us)
-            notes = replace(notes, copy=notes.copy.begun(collection))
+            if collection not in notes.copy.undescribed:
+                notes = replace(notes, copy=notes.copy.begun(collection))
         await self._lane.append(
             decoded.changes,
             notes=notes,
@@ -106,6 +122,39 @@ class StreamStore:
             )
         self._copier.wake()
 
+    async def _store_undescribed(self, item: Undescribed) -> None:
+        """Note that a table's rows are of no known shape from here on, until it is looked at."""
+        collection, notes = item.collection, self._following.notes
+        await self._lane.open_gap(UNDESCRIBED, collection=collection, at_us=item.commit_us)
+        notes = replace(notes, copy=notes.copy.put_off(collection))
+        await self._lane.append(DRAFT_SCHEMA.empty_table(), notes=notes)
+
+    async def _store_look(self, item: Looked) -> None:
+        """Store what sequences stood at where that is new, and that all tables are known.
+
+        Gaps end here, too, of which nothing is to be read any more: whoever read the last of it
+        may have been killed before it said so.
+        """
+        await self._empty_gone(item.commit_us)
+        notes = self._following.notes
+        copy = replace(notes.copy.estimated(self._following.estimates), looked=True)
+        changes = DRAFT_SCHEMA.empty_table()
+        if item.sample is not None:
+            changes = change_of_sample(self._following.lane, item.sample, commit_us=item.commit_us)
+        if item.sample is not None or not notes.copy.looked:
+            await self._lane.append(changes, notes=replace(notes, copy=copy))
+        await self._lane.heal_gaps(at_us=item.commit_us)
+
+    async def _empty_gone(self, commit_us: int) -> None:
+        """Empty what no document ever described, and what was not seen by a look just now."""
+        notes = self._following.notes
+        if gone := notes.copy.undescribed:
+            copy = notes.copy
+            for collection in gone:
+                copy = copy.without(collection)
+            changes = emptying(gone, commit_us=commit_us)
+            await self._lane.append(changes, notes=replace(notes, copy=copy))
+
     async def _store_chunk(self, end: ChunkEnd) -> None:
         in_hand = self._copier.at_place(end.content)
         if in_hand is None:
@@ -122,7 +171,8 @@ class StreamStore:
             return
         rows = await asyncio.to_thread(entered, verdict.rows, transaction, position=0)
         notes = self._following.notes
-        notes = replace(notes, copy=notes.copy.advanced(chunk))
+        copy = notes.copy.estimated(self._following.estimates)
+        notes = replace(notes, copy=copy.advanced(chunk))
         unreadable = [
             replace(each, position=place)
             for place, each in enumerate(decoded.quarantined, rows.num_rows)
@@ -130,6 +180,7 @@ class StreamStore:
         await self._lane.append(
             rows, notes=notes, quarantined=unreadable, size_bytes=len(chunk.data)
         )
+        self._following.copied += chunk.rows
         if chunk.done:
             self._logger.info("table_was_read", collection=chunk.collection)
             await self._lane.heal_gaps(at_us=transaction.commit_us)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Final
 
 from pitr.domain.catalog import Catalog
@@ -13,6 +14,7 @@ from pitr.domain.errors import Conflict, NotFound, PitrError
 from pitr.domain.log import Gap, LogView
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS
+from pitr.domain.pgoutput.sequence_log import SEQUENCES, SampledSequence, sample_of_body
 from pitr.domain.plan import Reads, chosen, is_own
 from pitr.domain.ports import Clock, Progress, Sink, SinkReport
 from pitr.domain.target import Resolution
@@ -45,7 +47,8 @@ class RestorePlan:
     """A restore as it will run: the resolved target and what is read for it.
 
     ``resolution`` has only those gaps that lie in what is restored. ``collections`` None is all
-    there are; ``schemas`` are those that are tables of an attached database, as they were.
+    there are; ``schemas`` are those that are tables of an attached database, as they were, and
+    ``sequences`` what its sequences stood at.
     """
 
     request: RestoreRequest
@@ -54,6 +57,7 @@ class RestorePlan:
     view: LogView
     collections: frozenset[str] | None = None
     schemas: Mapping[str, TableSchema] = field(default_factory=dict)
+    sequences: Sequence[SampledSequence] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,7 @@ class Restorer:
                 lane=resolution.gaps[0].lane,
             )
         known = known_collections(view)
-        schemas = await self._schemas(view, resolution) if SCHEMAS in known else {}
+        schemas, sequences = await self._of_databases(view, resolution, known)
         _check_known(known | schemas.keys(), asked)
         wanted = chosen(known, asked)
         reads = self._archive.reads(view, resolution.cut, torn=resolution.torn, collections=wanted)
@@ -122,22 +126,36 @@ class Restorer:
             schemas={
                 name: schema for name, schema in schemas.items() if asked is None or name in asked
             },
+            sequences=sequences,
         )
 
-    async def _schemas(self, view: LogView, resolution: Resolution) -> dict[str, TableSchema]:
-        """Read what the tables of attached databases were.
+    async def _of_databases(
+        self, view: LogView, resolution: Resolution, known: set[str]
+    ) -> tuple[dict[str, TableSchema], tuple[SampledSequence, ...]]:
+        """Read what the tables of attached databases were, and what their sequences stood at.
 
         Raises:
-            DataLoss: An object, or a table's document, is missing or damaged.
+            DataLoss: An object or a document is missing or damaged.
         """
-        own = frozenset((SCHEMAS,))
-        reads = self._archive.reads(view, resolution.cut, torn=resolution.torn, collections=own)
-        async with self._archive.state(view, reads, collections=own) as state:
-            batches = await asyncio.to_thread(list, state.rows(SCHEMAS))
-        found = (change for batch in batches for change in changes_of(batch))
-        documents = (each.after for each in found if each.lane.startswith(LANE_PREFIX))
-        schemas = (schema_from_body(body) for body in documents if body is not None)
-        return {schema.collection: schema for schema in schemas}
+        own = known & {SCHEMAS, SEQUENCES}
+        if not own:
+            return {}, ()
+        reads = self._archive.reads(
+            view, resolution.cut, torn=resolution.torn, collections=frozenset(own)
+        )
+        bodies: dict[str, list[bytes]] = {SCHEMAS: [], SEQUENCES: []}
+        async with self._archive.state(view, reads, collections=frozenset(own)) as state:
+            for collection in own:
+                batches = await asyncio.to_thread(list, state.rows(collection))
+                found = (change for batch in batches for change in changes_of(batch))
+                bodies[collection] = [
+                    each.after
+                    for each in found
+                    if each.lane.startswith(LANE_PREFIX) and each.after is not None
+                ]
+        schemas = map(schema_from_body, bodies[SCHEMAS])
+        samples = map(sample_of_body, bodies[SEQUENCES])
+        return {schema.collection: schema for schema in schemas}, tuple(chain(*samples))
 
     async def restore(
         self, plan: RestorePlan, sink: Sink, *, progress: Progress = lambda _: None
@@ -154,7 +172,8 @@ class Restorer:
             async with self._archive.state(
                 plan.view, plan.reads, collections=plan.collections, keys=plan.request.keys
             ) as state:
-                state.schemas = plan.schemas
+                state.schemas, state.sequences = plan.schemas, plan.sequences
+                state.whole = _asked(plan.request) is None
                 # A table that was empty is part of the state, also if it never had a row.
                 empty = dict.fromkeys(plan.schemas, 0)
                 state.counts = dict(sorted((empty | dict(state.counts)).items()))

@@ -518,9 +518,12 @@ async def test_a_claim_makes_a_lane_or_finds_it_where_it_stands(
         "k:1": (0, "w1"),
     }
     assert {lane.complete_us for lane in new.values()} == {AT_US_MIN}  # pulled, nothing is known
+    assert {lane.seen_us for lane in new.values()} == {START_US}
     notes = {"last": {"position": 7, "digest": "d"}}
     one = batch([draft()], lane="k:0", position_first=7, owner="w1", lane_state=notes)
     await stored(catalog, log, one)
+    later = await catalog.claim(log, "w3", {"k:0": 0}, recorded_us=START_US + 5)
+    assert later["k:0"].seen_us == START_US + 5
     again = await claimed(catalog, log, "w2", 0, "k:0")
     assert (again.position, again.owner, again.state) == (8, "w2", notes)
     assert again.change_count == 1
@@ -671,6 +674,27 @@ async def test_a_released_lane_holds_nothing_back_until_it_is_claimed(
     assert not await catalog.release("no", "k")
 
 
+async def test_a_lane_that_its_owner_leaves_is_free_and_goes_on(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    await claimed(catalog, log)
+    await stored(catalog, log, batch([draft()], lane="k", owner="w1"))
+    said = LaneReport(lane="k", position=1, complete_us=START_US, rate=2.5, copy_rate=7.5)
+    await catalog.report(log, "w1", [said])
+    before = await lane_of(catalog, log)
+    assert (before.rate, before.copy_rate) == (2.5, 7.5)
+    await catalog.leave(log, "w2", "k")
+    await catalog.leave(log, "w1", "another")
+    assert await lane_of(catalog, log) == before
+    await catalog.leave(log, "w1", "k")
+    after = await lane_of(catalog, log)
+    assert after == replace(before, owner=None, rate=None, copy_rate=None)
+    assert (await catalog.view(log)).watermark_us(START_US + 100) == START_US
+    (answer,) = await append(catalog, log, batch([draft()], lane="k", position_first=1, owner="w1"))
+    assert isinstance(answer, LaneTaken)
+    assert (await claimed(catalog, log, "w2")).owner == "w2"
+
+
 async def test_a_replaced_lane_is_over(catalog: PostgresCatalog, log: str) -> None:
     await claimed(catalog, log, start=3)
     notes = {"last": {"position": 3, "digest": "d"}}
@@ -763,23 +787,43 @@ def reading(collection: str | None) -> Gap:
 
 
 async def test_a_gap_heals_once_its_rows_are_read(catalog: PostgresCatalog, log: str) -> None:
+    await catalog.claim(log, "w", {"k": 0}, recorded_us=START_US)
     for _ in range(2):  # the second is known
         for collection in ("a", "b", None):
-            await catalog.open_gap(log, reading(collection))
+            await catalog.open_gap(log, "w", reading(collection))
     assert [gap.collection for gap in (await catalog.view(log)).gaps] == ["a", "b", None]
-    await catalog.append(log, [batch([draft()], lane="k")], recorded_us=START_US, skew_us=0)
-    assert await catalog.heal_gaps(log, "k", at_us=9, but=["b"]) == 1
+    one = batch([draft()], lane="k", owner="w")
+    await catalog.append(log, [one], recorded_us=START_US, skew_us=0)
+    assert await catalog.heal_gaps(log, "w", "k", at_us=9, but=["b"], all_known=True) == 1
     gaps = (await catalog.view(log)).gaps
     assert [(gap.at_max_us, gap.healed_seq_end) for gap in gaps] == [
         (9, 2),
         (None,) * 2,
         (None,) * 2,
     ]
-    assert await catalog.heal_gaps(log, "k", at_us=3, but=[]) == 2
+    assert await catalog.heal_gaps(log, "w", "k", at_us=3, but=[], all_known=False) == 1
+    gaps = (await catalog.view(log)).gaps
+    assert [gap.at_max_us for gap in gaps] == [9, 5, None]
+    assert await catalog.heal_gaps(log, "w", "k", at_us=3, but=[], all_known=True) == 1
     gaps = (await catalog.view(log)).gaps
     assert [gap.at_max_us for gap in gaps] == [9, 5, 5]
-    await catalog.open_gap(log, reading("a"))
+    await catalog.open_gap(log, "w", reading("a"))
     assert len((await catalog.view(log)).gaps) == 4
+
+
+async def test_only_the_owner_of_a_lane_says_where_its_gaps_begin_and_end(
+    catalog: PostgresCatalog, log: str
+) -> None:
+    """A process that was frozen meanwhile knows of another time."""
+    await catalog.claim(log, "w1", {"k": 0}, recorded_us=START_US)
+    await catalog.open_gap(log, "w1", reading("a"))
+    await catalog.claim(log, "w2", {"k": 0}, recorded_us=START_US)
+    with pytest.raises(LaneTaken):
+        await catalog.open_gap(log, "w1", reading("b"))
+    with pytest.raises(LaneTaken):
+        await catalog.heal_gaps(log, "w1", "k", at_us=9, but=[], all_known=True)
+    (gap,) = (await catalog.view(log)).gaps
+    assert (gap.collection, gap.healed_seq_end) == ("a", None)
 
 
 async def test_a_transaction_whose_end_has_not_come_is_torn_by_every_cut(
@@ -811,6 +855,22 @@ async def test_databases_are_attached_under_a_name(catalog: PostgresCatalog, log
         await catalog.add_source(log, source)
     assert await catalog.sources(log) == [source]
     assert source.lane == "postgres:app"
+    changed = Source(
+        name="app",
+        url="postgresql://app@other/app",
+        slot="pitr_other",
+        publication="pitr_other",
+        created_us=START_US + 1,
+        options={"detaching": True},
+    )
+    another = replace(source, name="another")
+    await catalog.add_source(log, another)
+    assert await catalog.change_source(log, changed)
+    assert await catalog.sources(log) == [another, changed]
+    assert not await catalog.change_source(log, replace(changed, name="unknown"))
+    assert not await catalog.change_source("no", changed)
+    assert await catalog.sources(log) == [another, changed]
+    assert await catalog.remove_source(log, "another")
     assert await catalog.remove_source(log, "app")
     assert not await catalog.remove_source(log, "app")
     assert await catalog.sources(log) == []

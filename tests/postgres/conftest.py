@@ -53,7 +53,7 @@ def source(source_server: SourceServer) -> Source:
     return source_server(servers.WHEEL)
 
 
-LONG = ("test_chunks", "test_replication")
+LONG = ("test_chunks", "test_replication", "test_sequences")
 """Two or three versions are enough for these."""
 
 

@@ -142,9 +142,21 @@ def test_a_database_is_attached_captured_restored_and_detached(
     assert undocumented(source) == set()
     assert (source["tables"], source["seen_at"], source["problem"]) == ([], None, None)
     assert "not followed yet" in place.done("sources")
+    waited = place.run("sources", "--wait", "--wait-timeout", "1ms")
+    assert waited.exit_code == 5 and "not read yet" in waited.stderr
 
     with running(place, "capture"):
-        until(lambda: sources(place), is_read(1))
+        (source,) = place.document("sources", "--wait", "--wait-timeout", "1m")["sources"]
+        assert undocumented(source) == set()
+        assert source["copy"]["complete"] and source["copy"]["rows_read"] == 500
+        assert source["tables"] == [
+            {
+                "collection": "public.notes",
+                "rows_read": 500,
+                "rows_expected": 500,
+                "complete": True,
+            }
+        ]
         execute(
             url,
             "UPDATE notes SET price = price * 3, body = NULL WHERE id < 50;"
@@ -517,7 +529,10 @@ def test_serve_follows_and_lets_go_while_it_runs(place: Place, source_db: str) -
         until(lambda: sources(place), is_read(1))
         until(
             lambda: httpx.get(f"{url}/metrics").text,
-            lambda text: f"pitr_lane_lag_bytes{{{lane}}} 0.0" in text,
+            lambda text: all(
+                f"pitr_lane_{name}{{{lane}}} 0.0" in text
+                for name in ("lag_bytes", "copy_tables_left", "copy_rows_left", "copy_rate")
+            ),
         )
         execute(source_db, "DROP PUBLICATION pitr_shop")
         execute(source_db, "INSERT INTO notes VALUES (2000, 'unpublished', 1, true)")

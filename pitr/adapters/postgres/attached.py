@@ -10,6 +10,8 @@ from typing import Any, Final
 import orjson
 
 from pitr.adapters.postgres.chunks import current_snapshot, emit, new_xid, read_chunk
+from pitr.adapters.postgres.estimates import estimated_rows
+from pitr.adapters.postgres.frozen import FrozenDatabase, frozen
 from pitr.adapters.postgres.replication import ReplicationStream
 from pitr.adapters.postgres.schemas import read_locked
 from pitr.adapters.postgres.source import SourceDatabase
@@ -20,8 +22,9 @@ from pitr.domain.pgoutput.messages import RawRelation
 from pitr.domain.pgoutput.model import Relation, lsn_of
 from pitr.domain.pgoutput.ports import Cluster, Stream
 from pitr.domain.pgoutput.schema import TableSchema
-from pitr.domain.pgoutput.source import SlotState
+from pitr.domain.pgoutput.source import SequenceValue, SlotState
 from pitr.domain.pgoutput.sql import qualified
+from pitr.domain.reconcile import CapturedTable
 
 _PUBLISHED: Final = """
 SELECT c.oid::bigint AS relid, n.nspname::text AS schema, c.relname::text AS name,
@@ -32,6 +35,20 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
 WHERE p.pubname = ANY ($1::text[])
 """
 """Servers before 15 publish all columns, and have no ``attnames``."""
+
+# A filter counts only where every publication of the table has one. Servers before 15 have none.
+_CAPTURED: Final = """
+SELECT c.oid::bigint AS relid, n.nspname::text AS schema, c.relname::text AS name,
+       bool_or(p.pubupdate) AND bool_or(p.pubdelete) AS whole,
+       bool_and(to_jsonb(t)->>'rowfilter' IS NOT NULL) AS filtered
+FROM pg_publication_tables t
+JOIN pg_publication p ON p.pubname = t.pubname
+JOIN pg_namespace n ON n.nspname = t.schemaname
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+WHERE t.pubname = ANY ($1::text[])
+GROUP BY c.oid, n.nspname, c.relname
+ORDER BY n.nspname, c.relname
+"""
 
 _GONE: Final = """
 SELECT wanted.name FROM unnest($1::text[]) AS wanted (name)
@@ -160,6 +177,15 @@ class AttachedDatabase:
             await connection.execute(_EMIT, "pitr.schema", name.encode())
         return found.tables
 
+    async def sequences(self) -> Sequence[SequenceValue]:
+        """Return what the app's sequences stand at."""
+        return await (await self._asked()).sequences()
+
+    async def estimated_rows(self, relids: Sequence[int]) -> Mapping[int, int]:
+        """Return about how many rows tables have, by relid; those not known are left out."""
+        async with (await self._asked()).pool.connection() as connection:
+            return await estimated_rows(connection, relids)
+
     async def _published(self) -> dict[int, list[str] | None]:
         async with (await self._asked()).pool.connection() as connection:
             found = await connection.fetch(_PUBLISHED, self._publications)
@@ -198,6 +224,24 @@ class AttachedDatabase:
         """Write a message of pitr's own into the stream."""
         async with (await self._asked()).pool.connection() as connection:
             await emit(connection, kind, content)
+
+    async def captured(self) -> tuple[CapturedTable, ...]:
+        """Return the tables that are captured now, by name.
+
+        Raises:
+            InvalidRequest: A publication is gone.
+        """
+        async with (await self._asked()).pool.connection() as connection:
+            await self._check_publications(connection)
+            found = await connection.fetch(_CAPTURED, self._publications)
+        return tuple(CapturedTable(**row) for row in found)
+
+    @asynccontextmanager
+    async def frozen(self, slot: str, *, wait_s: float) -> AsyncIterator[FrozenDatabase]:
+        """Hold the database as it is at one position; see ``adapters.postgres.frozen``."""
+        pool = (await self._asked()).pool
+        async with frozen(self._url, slot=slot, pool=pool, wait_s=wait_s) as found:
+            yield found
 
     async def close(self) -> None:
         """Let go of all connections."""

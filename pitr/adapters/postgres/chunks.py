@@ -32,13 +32,6 @@ BLOCKS_AT_ONCE: Final = 1024
 BLOCKS_MAX: Final = 65_536
 """Most blocks of a chunk: a transaction does not last, however few rows are found."""
 
-_ESTIMATE: Final = """
-SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
-FROM pg_class c
-WHERE c.relkind <> 'p'
-  AND (c.oid = $1 OR c.oid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass)))
-"""
-
 _LOCALLY: Final = "SET LOCAL synchronous_commit = local"
 """Wait for no synchronous standby: nor does the stream."""
 
@@ -64,12 +57,6 @@ class _Rows:
         """Return the whole rows."""
         data = b"".join(self._pieces)
         return data[: data.rfind(b"\n") + 1]
-
-
-async def estimated_rows(connection: asyncpg.Connection, relation: Relation) -> int:
-    """Return how many rows a table has, as the last ANALYZE or VACUUM saw it; 0 if none did."""
-    rows: int = await connection.fetchval(_ESTIMATE, relation.relid)
-    return rows
 
 
 async def current_snapshot(connection: asyncpg.Connection) -> Snapshot:

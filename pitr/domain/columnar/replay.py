@@ -8,7 +8,7 @@ newest change is a patch are folded in Python, as both sides stream past in key 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,13 +20,14 @@ import pyarrow as pa
 from pitr.domain.change import Change
 from pitr.domain.columnar import replay_sql as sql
 from pitr.domain.columnar.encoding import document_bytes_max
-from pitr.domain.columnar.engine import Engine
+from pitr.domain.columnar.engine import Engine, parquet
 from pitr.domain.columnar.fill import filled, patched_rows
 from pitr.domain.columnar.large import LARGE_BYTES, LargeDocuments, longest_document
 from pitr.domain.columnar.ranges import Range, sorting_ranges
 from pitr.domain.columnar.rows import empty_table
 from pitr.domain.columnar.spool import Spool
 from pitr.domain.pgoutput.schema import TableSchema
+from pitr.domain.pgoutput.sequence_log import SampledSequence
 from pitr.domain.target import Cut
 
 SORT_SHARE: Final = 4
@@ -42,8 +43,8 @@ class ReplayInput:
 
     ``base`` is the parts of one snapshot, full images with seq below ``base_seq_end`` (1 without a
     base), all inside ``cut``. ``segments`` may hold rows below it, which do not count, and
-    rows outside the cut. ``tail`` has ``CHANGE_SCHEMA``. ``keys`` are (collection, canonical key).
-    The hints may be true in vain, never false in vain.
+    rows outside the cut. ``tail`` has ``CHANGE_SCHEMA``. ``keys`` are (collection, canonical key),
+    or a Parquet file with these columns. The hints may be true in vain, never false in vain.
     """
 
     base: tuple[Path, ...] = ()
@@ -52,7 +53,7 @@ class ReplayInput:
     tail: pa.Table | None = None
     cut: Cut
     collections: frozenset[str] | None = None
-    keys: frozenset[tuple[str, str]] | None = None
+    keys: frozenset[tuple[str, str]] | Path | None = None
     has_patches: bool = True
     has_truncates: bool = True
 
@@ -78,6 +79,8 @@ class Replay:
         self, given: ReplayInput, *, memory_bytes: int, spill_folder: Path, threads: int
     ) -> None:
         self.schemas: Mapping[str, TableSchema] = {}
+        self.sequences: Sequence[SampledSequence] = ()
+        self.whole = False
         self._given = given
         self._engine = Engine(memory_bytes=memory_bytes, spill_folder=spill_folder, threads=threads)
         self._large: LargeDocuments | None = None
@@ -151,7 +154,10 @@ class Replay:
 
     def _find_newest(self) -> None:
         given, engine = self._given, self._engine
-        if given.keys is not None:
+        if isinstance(given.keys, Path):
+            source = parquet([given.keys])
+            engine.run(f"CREATE TABLE wanted AS SELECT collection, key FROM {source}")
+        elif given.keys is not None:
             wanted = sorted(given.keys)
             names = {"collection": [name for name, _ in wanted], "key": [key for _, key in wanted]}
             schema = pa.schema([("collection", pa.string()), ("key", pa.string())])

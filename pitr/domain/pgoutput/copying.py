@@ -96,35 +96,68 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableCopy:
-    """How far the copy of one table is."""
+    """How far the copy of one table is.
+
+    ``rows`` were read so far; ``estimate`` is about how many there are, None if nobody knows.
+    With ``undescribed`` the log has rows of it that are of another shape than any document tells:
+    it is emptied and read once it was looked at.
+    """
 
     collection: str
     last: Resume | None = None
     rows: int = 0
     estimate: int | None = None
     done: bool = False
+    undescribed: bool = False
+
+    @property
+    def expected(self) -> int | None:
+        """About how many rows there are; what was read counts for more than an estimate."""
+        if self.done:
+            return self.rows
+        return None if self.estimate is None else max(self.estimate, self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyState:
-    """How far the copies of all tables are; it is stored with the chunk that it counts."""
+    """How far the copies of all tables are; it is stored with the chunk that it counts.
+
+    ``looked`` says that all tables of the source were looked at: these are all there are.
+    """
 
     tables: tuple[TableCopy, ...] = ()
+    looked: bool = False
 
     @classmethod
     def of_json(cls, value: Mapping[str, Any] | None) -> CopyState:
         """Read it from a lane's state."""
         tables = (value or {}).get("tables", {})
-        return cls(tables=tuple(TableCopy(collection=name, **of) for name, of in tables.items()))
+        return cls(
+            tables=tuple(TableCopy(collection=name, **of) for name, of in tables.items()),
+            looked=bool((value or {}).get("looked")),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Write it for a lane's state."""
-        return {"tables": {table.collection: _facts(table) for table in self.tables}}
+        tables = {table.collection: _facts(table) for table in self.tables}
+        return {"tables": tables} | ({"looked": True} if self.looked else {})
 
     @property
     def to_do(self) -> tuple[str, ...]:
         """The collections with rows that are not copied yet; the first is the next."""
         return tuple(table.collection for table in self.tables if not table.done)
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        """What of ``to_do`` may be copied now."""
+        return tuple(
+            table.collection for table in self.tables if not (table.done or table.undescribed)
+        )
+
+    @property
+    def undescribed(self) -> tuple[str, ...]:
+        """The collections with rows that no document tells of."""
+        return tuple(table.collection for table in self.tables if table.undescribed)
 
     def table(self, collection: str) -> TableCopy | None:
         """Return how far one table is; None if its copy was never asked for."""
@@ -134,6 +167,21 @@ class CopyState:
         """Add a table, at the end of what is to do; one that was copied is read again."""
         rest = self.without(collection).tables
         return replace(self, tables=(*rest, TableCopy(collection=collection, estimate=estimate)))
+
+    def put_off(self, collection: str) -> CopyState:
+        """Add a table that is ``undescribed``."""
+        rest = self.without(collection).tables
+        return replace(self, tables=(*rest, TableCopy(collection=collection, undescribed=True)))
+
+    def estimated(self, estimates: Mapping[str, int]) -> CopyState:
+        """Note about how many rows tables have of which that is not known; done ones need none."""
+        if not any(each.collection in estimates for each in self.tables if _is_unknown(each)):
+            return self
+        tables = tuple(
+            replace(each, estimate=estimates.get(each.collection)) if _is_unknown(each) else each
+            for each in self.tables
+        )
+        return replace(self, tables=tables)
 
     def without(self, collection: str) -> CopyState:
         """Leave out a table that is gone."""
@@ -151,10 +199,16 @@ class CopyState:
         return replace(self, tables=tables)
 
 
+def _is_unknown(table: TableCopy) -> bool:
+    return table.estimate is None and not table.done
+
+
 def _facts(table: TableCopy) -> dict[str, Any]:
     facts: dict[str, Any] = {"rows": table.rows}
-    if table.estimate is not None:
-        facts["estimate"] = table.estimate
     if table.done:
         return facts | {"done": True}
+    if table.undescribed:
+        return facts | {"undescribed": True}
+    if table.estimate is not None:
+        facts["estimate"] = table.estimate
     return facts if table.last is None else facts | {"last": dict(table.last)}

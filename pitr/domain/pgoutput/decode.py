@@ -10,7 +10,6 @@ A message that cannot be read goes to quarantine and takes a position like a cha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -53,54 +52,20 @@ def decode_part(part: Part, *, position_first: int) -> Decoded:
     Each change has a position of its own, from ``position_first`` on, and so has each message that
     cannot be read. An update that moves a row to another key is two changes.
     """
-    messages: Sequence[bytes] = part.messages
-    before, skipped = part.open_before, 0
-    if part.skip:
-        messages, before, skipped = _after_skipped(part)
+    before = part.open_before
     tables: list[pa.Table] = []
     quarantined: list[Quarantined] = []
     position = position_first
-    for payloads, lengths in _runs(messages):
-        run = _Run(payloads, lengths, part.relations, before, skipped)
+    for payloads, lengths in _runs(part.messages):
+        run = _Run(payloads, lengths, part.relations, before)
         decoded = run.decoded(position)
         tables.append(decoded.changes)
         quarantined += decoded.quarantined
         position += decoded.changes.num_rows + len(decoded.quarantined)
-        before, skipped = run.last, 0
+        before = run.last
     # As one chunk it is cheap to pickle and to work with.
     changes = pa.concat_tables(tables).combine_chunks() if tables else DRAFT_SCHEMA.empty_table()
     return Decoded(changes=changes, quarantined=tuple(quarantined))
-
-
-def _after_skipped(part: Part) -> tuple[Sequence[bytes], Transaction | None, int]:
-    """Leave out the row changes that the log has, and all that came before the last of them.
-
-    Returns:
-        What is left, the transaction that the first of it lies in, and how many tables of the
-        first are to be left out: it is a truncate then.
-    """
-    left, index = part.skip, 0
-    while left > 0 and index < len(part.messages):
-        payload = part.messages[index]
-        if payload[:1] in (b"I", b"U", b"D"):
-            left -= 1
-        elif payload[:1] == b"T":
-            count = _truncated_count(payload)
-            if left < count:
-                break
-            left -= count
-        index += 1
-    stored = part.messages[:index]
-    before = _Run(stored, _lengths(stored), part.relations, part.open_before).last
-    return part.messages[index:], before, left
-
-
-def _truncated_count(payload: bytes) -> int:
-    """Count the tables of a truncate; if it cannot be read it is one row change."""
-    try:
-        return len(truncate_of(payload).relids)
-    except BadMessage:
-        return 1
 
 
 def _runs(messages: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], Places]]:
@@ -128,7 +93,6 @@ class _Run:
         lengths: Places,
         relations: Mapping[int, Relation],
         before: Transaction | None,
-        skipped: int = 0,
     ) -> None:
         self._payloads = payloads
         self._relations = relations
@@ -144,9 +108,6 @@ class _Run:
         self._is_row = (kinds == INSERT) | (kinds == UPDATE) | (kinds == DELETE)
         known = (kinds == BEGIN_KIND) | (kinds == COMMIT_KIND) | (kinds == MESSAGE_KIND)
         self._read_others(np.flatnonzero(~(known | self._is_row)).tolist())
-        if skipped:
-            first = self._truncates[0]
-            self._truncates[0] = replace(first, relids=first.relids[skipped:])
         self._transactions = Transactions(
             payloads, kinds, lengths, self._source, self._starts, before
         )

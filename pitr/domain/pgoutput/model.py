@@ -97,16 +97,14 @@ class Part:
     ``messages`` are pgoutput messages in stream order, of the kinds ``B`` ``C`` ``I`` ``U`` ``D``
     ``T`` and ``M`` with the prefix ``pitr``; no ``R``, ``Y`` or ``O``. ``open_before`` is the
     transaction that the first of them lies in, ``open_after`` the one that the last leaves open.
-    ``skip`` are the row changes at the beginning that the log has already. ``lsn`` is where the
-    stream may be released and begun again once the part is stored: the end of its last whole
-    transaction.
+    ``lsn`` is where the stream may be released and begun again once the part is stored: the end
+    of its last whole transaction.
     """
 
     messages: list[bytes]
     relations: dict[int, Relation]
     open_before: Transaction | None = None
     open_after: Transaction | None = None
-    skip: int = 0
     lsn: int = 0
     size_bytes: int = 0
     rows: int = field(default=0)

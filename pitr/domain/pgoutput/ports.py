@@ -11,7 +11,7 @@ from pitr.domain.pgoutput.copying import Chunk, Resume, Snapshot
 from pitr.domain.pgoutput.messages import RawRelation
 from pitr.domain.pgoutput.model import Relation
 from pitr.domain.pgoutput.schema import TableSchema
-from pitr.domain.pgoutput.source import SlotState
+from pitr.domain.pgoutput.source import SequenceValue, SlotState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,14 @@ class Database(Protocol):
         The message is of the kind ``schema`` and has ``name`` in it; nobody alters a table between
         the reading and the message.
         """
+        ...
+
+    async def sequences(self) -> Sequence[SequenceValue]:
+        """Return what the app's sequences stand at."""
+        ...
+
+    async def estimated_rows(self, relids: Sequence[int]) -> Mapping[int, int]:
+        """Return about how many rows tables have, by relid; those not known are left out."""
         ...
 
     async def relation(self, raw: RawRelation) -> Relation:

@@ -6,8 +6,8 @@ under another key or name, is emptied first: its old rows are no rows of the new
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pitr.domain.pgoutput.schema_change import difference
 SCHEMAS: Final = "pitr.schemas"
 
 NEW: Final = "its rows are read for the first time"
+UNDESCRIBED: Final = "it was written to while it was something else than before and after"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +59,43 @@ def schema_step(before: TableSchema | None, after: TableSchema) -> SchemaStep | 
 
 
 def schema_steps(
-    known: Mapping[int, TableSchema], found: Mapping[int, TableSchema]
+    known: Mapping[int, TableSchema],
+    found: Mapping[int, TableSchema],
+    *,
+    undescribed: Collection[str] = (),
 ) -> list[SchemaStep]:
-    """Compare all tables of a source, by relid; those that are gone come first."""
+    """Compare all tables of a source, by relid; those that are gone come first.
+
+    Args:
+        undescribed: Collections with rows in the log that are of another shape than ``known`` and
+            ``found`` say. They are emptied.
+    """
     gone = [
         SchemaStep(before=before, after=None, empties=(before.collection,))
         for relid, before in known.items()
         if relid not in found
     ]
-    steps = (schema_step(known.get(relid), after) for relid, after in found.items())
-    return gone + [step for step in steps if step is not None]
+    steps = []
+    for relid, after in found.items():
+        before = known.get(relid)
+        step = schema_step(before, after)
+        names = {each.collection for each in (before, after) if each is not None}
+        if not names.isdisjoint(undescribed):
+            step = _emptied_first(step or SchemaStep(before=before, after=after))
+        if step is not None:
+            steps.append(step)
+    return gone + steps
+
+
+def _emptied_first(step: SchemaStep) -> SchemaStep:
+    assert step.after is not None, "it is there"
+    empties = dict.fromkeys([*step.empties, step.after.collection])
+    return replace(step, empties=tuple(empties), reasons=(*step.reasons, UNDESCRIBED))
+
+
+def emptying(collections: Iterable[str], *, commit_us: int) -> pa.Table:
+    """Write that collections have no rows from here on; positions count from 0."""
+    return _table([_truncate(collection) for collection in collections], commit_us)
 
 
 def changes_of_steps(steps: Sequence[SchemaStep], *, commit_us: int | None) -> pa.Table:

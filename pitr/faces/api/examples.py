@@ -44,6 +44,7 @@ STATUS: dict[str, Any] = {
             "rate": None,
             "problem": None,
             "lag_bytes": None,
+            "copy": None,
         }
     ],
     "gaps": [],
@@ -83,11 +84,43 @@ HISTORY: dict[str, Any] = {
     ],
 }
 
+_MATCH: dict[str, Any] = {
+    "tx": "9f2c",
+    "at_min": _AT,
+    "at_max": _AT,
+    "seq_first": 508,
+    "seq_end": 512,
+    "actor": "user:7",
+    "actor_count": 1,
+    "reason": "POST /checkout",
+    "reason_count": 1,
+    "change_count": 4,
+    "changes": [
+        {"collection": "shop.lines", "op": "create", "count": 3},
+        {"collection": "shop.orders", "op": "update", "count": 1},
+    ],
+    "examples": [{"seq": 508, "collection": "shop.lines", "key": {"id": 91}, "op": "create"}],
+    "target": "before-tx:9f2c",
+    "command": "pitr describe before-tx:9f2c",
+}
+
+FIND: dict[str, Any] = {
+    "log": "main",
+    "since": "2026-03-01T09:00:00.000000Z",
+    "until": None,
+    "match_count": 1,
+    "change_count": 4,
+    "matches": [_MATCH],
+    "watermark": "2026-03-01T10:00:00.000000Z",
+    "without_tx": [],
+    "gaps": [],
+}
+
 DESCRIBE: dict[str, Any] = {
     "log": "main",
     "target": "2026-03-01T09:30:01Z",
     "kind": "time",
-    "position": "past",
+    "position": "between",
     "at": "2026-03-01T09:30:01.000000Z",
     "seq_end": 512,
     "without_tx": [],
@@ -95,6 +128,8 @@ DESCRIBE: dict[str, Any] = {
     "next": None,
     "watermark": "2026-03-01T10:00:00.000000Z",
     "gaps": [],
+    "previous_transaction": _MATCH,
+    "next_transaction": None,
 }
 
 MARK: dict[str, Any] = {

@@ -16,7 +16,8 @@ from prometheus_client import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pitr.domain.log import Appended
+from pitr.domain.log import Appended, LaneState
+from pitr.domain.pgoutput.progress import progress_of
 from pitr.faces.api.bodies import Bodies
 from pitr.services.status import LogStatus
 
@@ -113,6 +114,9 @@ class _LogGauges:
 
         self._lane_lag = lane("lag", "Records of a pulled lane that are not captured yet")
         self._lane_lag_bytes = lane("lag_bytes", "WAL of an attached database not captured yet")
+        self._copy_tables = lane("copy_tables_left", "Tables whose rows are still being read")
+        self._copy_rows = lane("copy_rows_left", "About how many rows are still to be read")
+        self._copy_rate = lane("copy_rate", "Rows a second that are read of them")
         self._lane_rate = lane("rate", "Changes a second that a pulled lane gets")
         self._lane_problem = lane("problem", "1 if a pulled lane does not move, or soon will not")
 
@@ -141,13 +145,22 @@ class _LogGauges:
         self._waiting.labels(name).set(status.quarantine.get("waiting", 0))
         self._gaps.labels(name).set(sum(gap.healed_seq_end is None for gap in status.gaps))
         for lane in status.lanes:
-            if lane.owner is not None:  # a pushed lane has none: there may be very many of them
+            if lane.complete_us is not None:  # not of pushed lanes: there may be very many of them
+                if "copy" in lane.state:
+                    self._show_copy(name, lane)
                 if lane.lag_bytes is None:
                     self._lane_lag.labels(name, lane.lane).set(lane.lag or 0)
                 else:
                     self._lane_lag_bytes.labels(name, lane.lane).set(lane.lag_bytes)
                 self._lane_rate.labels(name, lane.lane).set(lane.rate or 0)
                 self._lane_problem.labels(name, lane.lane).set(lane.problem is not None)
+
+    def _show_copy(self, log: str, lane: LaneState) -> None:
+        progress = progress_of(lane)
+        self._copy_tables.labels(log, lane.lane).set(progress.tables_left)
+        self._copy_rate.labels(log, lane.lane).set(progress.rate or 0)
+        if progress.rows_left is not None:
+            self._copy_rows.labels(log, lane.lane).set(progress.rows_left)
 
 
 class Measured:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.domain.errors import InvalidRequest, PitrError
+from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
 from pitr.faces.cli.command import Run, command
 from pitr.faces.cli.console import exit_code
 
 if TYPE_CHECKING:
+    from pitr.app import App
     from pitr.domain.pgoutput.attach_request import AttachRequest
     from pitr.domain.pgoutput.selection import Selection
     from pitr.services.attach import Attaching, Prepared
@@ -240,20 +242,66 @@ async def detach(
 
 
 @command
-async def sources(run: Run) -> None:
+async def sources(
+    run: Run,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until all rows that were there before are read.")
+    ] = False,
+    wait_timeout: Annotated[
+        str,
+        typer.Option("--wait-timeout", envvar="PITR_WAIT_TIMEOUT", help="How long, like 10m."),
+    ] = "10m",
+) -> None:
     """List the databases that are attached to the log, and how far each is captured."""
+    from pitr.domain.times import duration_us
     from pitr.faces import render
     from pitr.faces.documents import source_document
+    from pitr.faces.reading import lanes_of
 
+    patience_us = duration_us(wait_timeout) if wait else 0
     async with run.app() as app:
         await app.catalog.log(run.log)
-        found = await app.catalog.sources(run.log)
-        lanes = {lane.lane: lane for lane in await app.catalog.lanes(run.log, prefix="postgres:")}
+        if wait:
+            await _until_read(run, app, patience_us=patience_us)
+        pairs = await lanes_of(app, run.log)
         now_us = app.clock.now_us()
-    pairs = [(source, lanes.get(source.lane)) for source in found]
     run.console.result(
         lambda: {"log": run.log, "sources": [source_document(*pair) for pair in pairs]},
         lambda: render.sources_table(pairs, now_us=now_us),
     )
-    if not found:
+    if not pairs:
         run.console.say(f"no database is attached to log {run.log}; pitr attach URL does it")
+
+
+async def _until_read(run: Run, app: App, *, patience_us: int) -> None:
+    """Wait until all tables are read; say how far that is.
+
+    Raises:
+        Unavailable: It takes longer than ``patience_us``.
+    """
+    from pitr.domain.pgoutput.progress import progress_of
+    from pitr.faces import render
+    from pitr.faces.reading import LOOK_EVERY_S, lanes_of
+
+    until_us, said = app.clock.now_us() + patience_us, None
+    with run.console.reading() as show:
+        while True:
+            pairs = await lanes_of(app, run.log)
+            copies = {source.name: progress_of(lane) for source, lane in pairs}
+            if show is not None:
+                show(copies)
+            left = {name: copy for name, copy in copies.items() if not copy.complete}
+            if not left:
+                return
+            told = "; ".join(f"{name}: {render.progress_text(copy)}" for name, copy in left.items())
+            if app.clock.now_us() >= until_us:
+                raise Unavailable(
+                    "tables are still being read",
+                    hint="wait longer with --wait-timeout; pitr serve or pitr capture reads them",
+                    left=told,
+                )
+            done = {name: copy.tables_done for name, copy in left.items()}
+            if show is None and done != said:
+                run.console.say(f"waiting: {told}")
+                said = done
+            await asyncio.sleep(LOOK_EVERY_S)

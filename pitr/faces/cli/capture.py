@@ -99,4 +99,5 @@ async def _capture(run: Run, settings: Settings, *, workers: int, worker: bool) 
         whole = [*(f"database {name}" for name in databases), *([topics] if topics else [])]
         run.console.say(f"pitr captures {', '.join(whole)}")
 
-    await run_capture(settings, kafka=kafka, workers=workers, ready=ready)
+    with run.console.reading() as show:
+        await run_capture(settings, kafka=kafka, workers=workers, ready=ready, show=show)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pitr.domain.errors import (
     Conflict,
@@ -17,6 +17,9 @@ from pitr.domain.errors import (
     PitrError,
     Unavailable,
 )
+
+if TYPE_CHECKING:
+    from pitr.domain.pgoutput.progress import CopyProgress
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -129,6 +132,20 @@ class Console:
 
         with bar(label, total=total, unit=unit) as progress:
             yield progress
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[Mapping[str, CopyProgress]], None] | None]:
+        """Show bars on stderr for databases whose tables are read; None if that is no terminal."""
+        if not sys.stderr.isatty():
+            yield None
+            return
+        from pitr.faces.cli.progress import ReadingBars
+
+        bars = ReadingBars()
+        try:
+            yield bars.show
+        finally:
+            bars.close()
 
 
 def _silent(_: int) -> None:

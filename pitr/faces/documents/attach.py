@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from pitr.domain.log import LaneState, Source
 from pitr.domain.pgoutput.attach import Finding
 from pitr.domain.pgoutput.attach_request import is_detaching
-from pitr.domain.pgoutput.notes import Notes
+from pitr.domain.pgoutput.copying import CopyState
+from pitr.domain.pgoutput.progress import progress_of
 from pitr.domain.times import rfc3339
 from pitr.faces.documents.base import Document
+from pitr.faces.documents.copies import copy_document
 from pitr.services.attach import Attached, Prepared
 from pitr.services.detach import DetachReport
 
@@ -86,7 +88,7 @@ def detach_document(log: str, report: DetachReport) -> Document:
 
 def source_document(source: Source, lane: LaneState | None) -> Document:
     """An attached database; ``tables`` are those that were met in it so far."""
-    copy = Notes.of_json(lane.state if lane is not None else {}).copy
+    copy = CopyState.of_json(lane.state.get("copy") if lane is not None else None)
     return {
         "name": source.name,
         "url": source.url,
@@ -96,9 +98,15 @@ def source_document(source: Source, lane: LaneState | None) -> Document:
         "attached_at": rfc3339(source.created_us),
         "detaching": is_detaching(source),
         "tables": [
-            {"collection": table.collection, "rows_read": table.rows, "complete": table.done}
+            {
+                "collection": table.collection,
+                "rows_read": table.rows,
+                "rows_expected": table.expected,
+                "complete": table.done,
+            }
             for table in copy.tables
         ],
+        "copy": copy_document(progress_of(lane)),
         "problem": lane.problem if lane is not None else None,
         "lag_bytes": lane.lag_bytes if lane is not None else None,
         "seen_at": rfc3339(lane.seen_us) if lane is not None else None,

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pitr.domain.admission import AT_US_MIN
 from pitr.domain.log import Gap, LaneState
 from pitr.domain.manifest import ObjectRef
+from pitr.domain.pgoutput.progress import progress_of
 from pitr.domain.times import rfc3339
 from pitr.faces.documents.base import Document
+from pitr.faces.documents.copies import copy_document
 from pitr.services.status import LogStatus
 
 
@@ -66,6 +68,7 @@ def snapshot_document(parts: Sequence[ObjectRef]) -> Document | None:
 
 def lane_document(lane: LaneState) -> Document:
     """Where a lane stands; ``position`` is the one it expects next."""
+    progress = progress_of(lane)
     return {
         "lane": lane.lane,
         "position": lane.position,
@@ -81,6 +84,7 @@ def lane_document(lane: LaneState) -> Document:
         "rate": lane.rate,
         "problem": lane.problem,
         "lag_bytes": lane.lag_bytes,
+        "copy": copy_document(progress) if progress.tables_left else None,
     }
 
 

@@ -8,6 +8,8 @@ from pitr.faces.render.attach import (
     sources_table,
 )
 from pitr.faces.render.changes import changes_table, history_text, resolution_line, resolution_text
+from pitr.faces.render.copies import progress_text
+from pitr.faces.render.find import description_text, matches_table
 from pitr.faces.render.logs import gaps_table, lanes_table, logs_table, status_text
 from pitr.faces.render.objects import (
     compact_text,
@@ -18,6 +20,7 @@ from pitr.faces.render.objects import (
     restore_text,
     verify_text,
 )
+from pitr.faces.render.reconcile import reconcile_text
 from pitr.faces.render.records import (
     appended_text,
     ingest_text,
@@ -36,6 +39,7 @@ __all__ = [
     "compact_text",
     "counted",
     "demo_text",
+    "description_text",
     "detached_text",
     "findings_text",
     "gaps_table",
@@ -45,14 +49,17 @@ __all__ = [
     "left_text",
     "logs_table",
     "marks_table",
+    "matches_table",
     "objects_table",
     "operations_table",
     "printable",
+    "progress_text",
     "quarantine_table",
     "quarantine_text",
     "quarantine_warning",
     "reads_line",
     "reads_table",
+    "reconcile_text",
     "resolution_line",
     "resolution_text",
     "restore_text",

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pitr.domain.log import LaneState, Source
 from pitr.domain.pgoutput.attach import Finding
 from pitr.domain.pgoutput.attach_request import is_detaching
-from pitr.domain.pgoutput.notes import Notes
+from pitr.domain.pgoutput.progress import progress_of
 from pitr.domain.times import rfc3339
+from pitr.faces.render.copies import progress_text
 from pitr.faces.render.text import counted, facts_table, printable, size, table
 from pitr.services.attach import Attached, Prepared
 from pitr.services.detach import DetachReport
@@ -82,7 +83,7 @@ def left_text(report: DetachReport) -> str:
 
 
 def sources_table(pairs: Sequence[tuple[Source, LaneState | None]], *, now_us: int) -> str:
-    """One line for each database, and the problems below."""
+    """One line for each database; below what is still being read, and the problems."""
     rows = [
         (
             source.name,
@@ -95,18 +96,22 @@ def sources_table(pairs: Sequence[tuple[Source, LaneState | None]], *, now_us: i
         for source, lane in pairs
     ]
     headers = ("NAME", "URL", "SLOT", "TABLES", "LAG", "STATE")
+    copies = [
+        printable(f"{source.name}: {progress_text(progress)}")
+        for source, lane in pairs
+        if (progress := progress_of(lane)).tables_left
+    ]
     problems = [
         printable(f"{source.name}: {lane.problem}")
         for source, lane in pairs
         if lane is not None and lane.problem
     ]
-    return "\n".join(
-        filter(None, [table(headers, rows, right=frozenset({"TABLES", "LAG"})), *problems])
-    )
+    right = frozenset({"TABLES", "LAG"})
+    return "\n".join(filter(None, [table(headers, rows, right=right), *copies, *problems]))
 
 
 def _tables(lane: LaneState | None) -> int | None:
-    return None if lane is None else len(Notes.of_json(lane.state).copy.tables)
+    return None if lane is None else progress_of(lane).tables_count
 
 
 def _state(source: Source, lane: LaneState | None, now_us: int) -> str:
@@ -118,5 +123,5 @@ def _state(source: Source, lane: LaneState | None, now_us: int) -> str:
         return f"not followed since {rfc3339(lane.seen_us)}"
     if lane.problem:
         return "has a problem"
-    to_do = len(Notes.of_json(lane.state).copy.to_do)
+    to_do = progress_of(lane).tables_left
     return f"{counted(to_do, 'table')} being read" if to_do else "followed"

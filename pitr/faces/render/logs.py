@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pitr.domain.admission import AT_US_MIN
 from pitr.domain.log import Gap, LaneState
 from pitr.domain.manifest import ObjectRef
+from pitr.domain.pgoutput.progress import progress_of
 from pitr.domain.times import rfc3339
+from pitr.faces.render.copies import progress_text
 from pitr.faces.render.text import counted, facts_table, size, table
 from pitr.services.status import LogStatus
 
@@ -74,7 +76,7 @@ def _snapshot_line(parts: Sequence[ObjectRef]) -> str:
 
 
 def lanes_table(log: LogStatus) -> str:
-    """One line for each lane, and the problems below."""
+    """One line for each lane; below what is still being read, and the problems."""
     rows = [
         (
             lane.lane,
@@ -90,8 +92,13 @@ def lanes_table(log: LogStatus) -> str:
     ]
     headers = ("LANE", "POSITION", "CHANGES", "NEWEST", "COMPLETE TO", "LAG", "BEHIND", "RATE")
     right = frozenset({"POSITION", "CHANGES", "LAG", "BEHIND", "RATE"})
+    copies = [
+        f"{lane.lane}: {progress_text(progress)}"
+        for lane in log.lanes
+        if (progress := progress_of(lane)).tables_left
+    ]
     problems = [f"{lane.lane}: {lane.problem}" for lane in log.lanes if lane.problem]
-    return "\n".join([table(headers, rows, right=right), *problems])
+    return "\n".join([table(headers, rows, right=right), *copies, *problems])
 
 
 def lane_complete(lane: LaneState) -> str | None:

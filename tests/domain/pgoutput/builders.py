@@ -120,12 +120,10 @@ def part(
     messages: Sequence[bytes],
     *relations: Relation,
     open_before: Transaction | None = None,
-    skip: int = 0,
 ) -> Part:
     """Make a part of a stream."""
     return Part(
         messages=list(messages),
         relations={each.relid: each for each in relations},
         open_before=open_before,
-        skip=skip,
     )

@@ -42,12 +42,10 @@ class Naive:
 def decode(part: Part, *, position_first: int) -> Naive:
     """Decode a part."""
     found = Naive(last=part.open_before)
-    position, skip = position_first, part.skip
+    position = position_first
     for payload in part.messages:
         for each in changes_of(payload, part, found):
-            if skip:
-                skip -= payload[:1] in ROWS
-            elif isinstance(each, Lost):
+            if isinstance(each, Lost):
                 found.quarantined.append((position, payload, each.code))
                 position += 1
             else:

@@ -223,7 +223,7 @@ class Stream:
 
 
 @st.composite
-def streams(draw: st.DrawFn, *, damaged: bool = True) -> Stream:
+def streams(draw: st.DrawFn) -> Stream:
     """Whole transactions of a few tables; some messages damaged."""
     tables = [draw(relations(relid)) for relid in range(1, draw(st.integers(1, 3)) + 1)]
     pools: dict[int, dict[str, list[bytes]]] = {}
@@ -237,8 +237,7 @@ def streams(draw: st.DrawFn, *, damaged: bool = True) -> Stream:
             else:
                 found.append(_message(draw))
         found.append(commit(lsn=lsn))
-    if damaged:
-        for place, payload in enumerate(found):
-            if rarely(draw) and payload[:1] != b"M":
-                found[place] = _damaged(draw, payload)
+    for place, payload in enumerate(found):
+        if rarely(draw) and payload[:1] != b"M":
+            found[place] = _damaged(draw, payload)
     return Stream(tables, found)

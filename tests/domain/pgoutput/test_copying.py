@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,13 +96,15 @@ def test_a_copy_state_survives_json_at_every_step() -> None:
         ("public.c",),
     ]
     assert state.as_json()["tables"] == {
-        "public.a": {"rows": 7, "estimate": 7, "done": True},
+        "public.a": {"rows": 7, "done": True},
         "public.b": {"rows": 0, "done": True},
         "public.c": {"rows": 0, "estimate": 0},
     }
     # An empty table is known; one that was never asked for is not.
     assert state.table("public.b") == TableCopy(collection="public.b", done=True)
     assert state.table("public.d") is None
+    looked = replace(state, looked=True)
+    assert CopyState.of_json(looked.as_json()).looked and not CopyState.of_json({}).looked
     # Read again from its beginning, after the others.
     state = state.begun("public.a")
     assert state.to_do == ("public.c", "public.a")

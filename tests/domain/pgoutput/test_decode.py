@@ -395,16 +395,6 @@ def test_nothing() -> None:
         assert found.changes.schema == DRAFT_SCHEMA
 
 
-def test_a_truncate_that_was_stored_in_part() -> None:
-    messages = [begin(), truncate(1, 2, 9, 1), truncate(2), commit()]
-    rest = part(messages, ORDERS, WHOLE, skip=2)
-    found = decode_part(rest, position_first=0)
-    check(found, naive.decode(rest, position_first=0))
-    assert found.changes["collection"].to_pylist() == ["public.orders", "public.whole"]
-    assert found.changes["tx"].to_pylist() == ["7:0/16B3748"] * 2
-    assert found.quarantined[0].body == messages[1]
-
-
 def test_rows_outside_of_transactions() -> None:
     row = insert(1, ["1", None, None])
     said = message(b'{"actor":"a"}')
@@ -454,15 +444,6 @@ def test_the_parts_of_a_part_are_the_part(stream: Stream, data: st.DataObject) -
         position += found.changes.num_rows + len(found.quarantined)
         before = naive.decode(piece, position_first=0).last
     check(decode_part(whole, position_first=5), joined)
-
-
-@given(streams(damaged=False), st.data())
-def test_what_is_skipped_is_as_if_it_came_before(stream: Stream, data: st.DataObject) -> None:
-    whole = part(stream.messages, *stream.relations)
-    kinds = [payload[:1] for payload in stream.messages]
-    skip = data.draw(st.integers(0, sum(kind in (b"I", b"U", b"D", b"T") for kind in kinds)))
-    rest = replace(whole, skip=skip)
-    check(decode_part(rest, position_first=9), naive.decode(rest, position_first=9))
 
 
 def test_a_row_that_is_its_own_key_moves_when_a_null_becomes_empty() -> None:

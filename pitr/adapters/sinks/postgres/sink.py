@@ -161,7 +161,12 @@ class _Restore:
         # moved back when the transaction fails.
         await self._check()
         await self.triggers.restore(self.connection)
-        await move_sequences(self.connection, self.oids)
+        await move_sequences(
+            self.connection,
+            self.tables.values(),
+            samples=self.state.sequences,
+            whole=self.state.whole,
+        )
 
     async def _empty(self) -> None:
         """Delete the rows there are; unlike TRUNCATE it lets others read them until the commit."""

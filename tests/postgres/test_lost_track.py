@@ -1,0 +1,203 @@
+"""Where capture could have lost track of a source, found by ``test_chaos`` and ``test_random_sql``.
+
+Each has a follower stand still, or come late, at the one moment that matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pitr.adapters.postgres.attached import AttachedDatabase
+from pitr.domain.batch import Batch
+from pitr.domain.catalog import Catalog
+from pitr.domain.columnar.schema import DRAFT_SCHEMA
+from pitr.domain.errors import Unavailable
+from pitr.domain.log import Source
+from pitr.domain.pgoutput.schema_log import UNDESCRIBED
+from tests.postgres.following import App, app_of, attach, caught_up, following, state_of
+from tests.services.world import World
+
+WAIT_S = 20
+
+
+class Frozen:
+    """A database where the follower stands still before it looks at the slot."""
+
+    def __init__(self, real: AttachedDatabase) -> None:
+        self._real = real
+        self.reached, self.thaw = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def slot(self) -> Any:
+        self.reached.set()
+        await self.thaw.wait()
+        return await self._real.slot()
+
+
+class Forgetful:
+    """A catalog that is away when a gap is to end."""
+
+    def __init__(self, real: Catalog) -> None:
+        self._real = real
+        self.asked = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def heal_gaps(self, *_: object, **__: object) -> int:
+        self.asked.set()
+        raise Unavailable("the catalog is away")
+
+
+async def test_one_that_was_frozen_takes_nothing_of_its_heir_for_a_loss(
+    world: World, source_db: str
+) -> None:
+    """It had claimed the lane, and wakes when another has, and the slot has moved on."""
+    async with app_of(source_db) as app:
+        await app.run("CREATE TABLE rows (id int PRIMARY KEY)", "INSERT INTO rows VALUES (1)")
+        source = await attach(app)
+        async with following(world, source):
+            await caught_up(world, app, source)
+        database = Frozen(AttachedDatabase(source, url=source.url))
+        async with following(world, source, database=database) as worker:
+            async with asyncio.timeout(WAIT_S):
+                await database.reached.wait()
+            await app.run("INSERT INTO rows VALUES (2)")
+            end = await moved_on(world, app, source)
+            gaps = len((await world.catalog.view(world.log)).gaps)
+            database.thaw.set()
+            async with asyncio.timeout(WAIT_S):
+                while not worker.follower.waits:
+                    await asyncio.sleep(0.02)
+            await worker.stop()
+        assert len((await world.catalog.view(world.log)).gaps) == gaps
+        assert await app.value(SLOT_AT, source.slot) == end, "it is still that of the heir"
+
+
+SLOT_AT = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1"
+
+
+async def moved_on(world: World, app: App, source: Source) -> str:
+    """Have another owner at work: it stores that it is further, and releases the slot."""
+    end = str(await app.value("SELECT pg_current_wal_lsn()::text"))
+    (lane,) = await world.catalog.lanes(world.log, prefix=source.lane)
+    now_us = 2**62
+    await world.catalog.claim(world.log, "heir", {source.lane: 0}, recorded_us=now_us)
+    await world.append(
+        Batch(
+            lane=source.lane,
+            position_first=lane.position,
+            position_end=lane.position,
+            changes=DRAFT_SCHEMA.empty_table(),
+            lane_state={**lane.state, "lsn": end},
+            owner="heir",
+        )
+    )
+    await app.run(f"SELECT pg_replication_slot_advance('{source.slot}', '{end}')")
+    return end
+
+
+async def test_a_gap_ends_though_whoever_read_the_table_was_killed_before_it_said_so(
+    world: World, source_db: str
+) -> None:
+    async with app_of(source_db) as app:
+        await app.run("CREATE TABLE rows (id int PRIMARY KEY)", "INSERT INTO rows VALUES (1)")
+        source = await attach(app)
+        catalog = Forgetful(world.catalog)
+        dying = replace(world, catalog=catalog)
+        async with following(dying, source) as worker:
+            async with asyncio.timeout(WAIT_S):
+                while not await is_read(world, source, "public.rows"):
+                    await asyncio.sleep(0.02)
+                await catalog.asked.wait()
+            await worker.cut_off()
+        assert not any(gap.healed_seq_end for gap in (await world.catalog.view(world.log)).gaps)
+        async with following(world, source):
+            await healed(world)
+
+
+async def is_read(world: World, source: Source, collection: str) -> bool:
+    for lane in await world.catalog.lanes(world.log, prefix=source.lane):
+        tables = lane.state.get("copy", {}).get("tables", {})
+        return bool(tables.get(collection, {}).get("done"))
+    return False
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        ("ALTER TABLE rows ADD c int DEFAULT 5", "ALTER TABLE rows DROP c"),
+        ("ALTER TABLE rows RENAME n TO m", "ALTER TABLE rows RENAME m TO n"),
+    ],
+)
+async def test_a_table_that_was_another_for_a_while_is_read_again(
+    world: World, source_db: str, there: str, back: str, is_cut_off: bool
+) -> None:
+    """When the stream is read the table is what it was: no document tells what it was between."""
+    async with app_of(source_db) as app:
+        await app.run(
+            "CREATE TABLE rows (id int, n int)",
+            "ALTER TABLE rows REPLICA IDENTITY FULL",
+            "INSERT INTO rows VALUES (1, 1), (2, 2)",
+        )
+        source = await attach(app)
+        async with following(world, source):
+            await caught_up(world, app, source)
+        await app.run(there, "UPDATE rows SET id = id + 10", back, "INSERT INTO rows VALUES (3, 3)")
+        if is_cut_off:
+            async with following(world, source) as worker:
+                async with asyncio.timeout(WAIT_S):
+                    while UNDESCRIBED not in await gap_reasons(world):
+                        await asyncio.sleep(0.001)
+                await worker.cut_off()
+        async with following(world, source):
+            await caught_up(world, app, source)
+            expected = await app.rows("rows")
+            async with asyncio.timeout(WAIT_S):
+                while await state_of(world, "public.rows") != expected:
+                    await asyncio.sleep(0.05)
+            await healed(world)
+        assert UNDESCRIBED in await gap_reasons(world)
+
+
+async def test_a_table_that_is_gone_before_it_was_seen_leaves_no_rows(
+    world: World, source_db: str
+) -> None:
+    async with app_of(source_db) as app:
+        await app.run("CREATE TABLE rows (id int PRIMARY KEY)")
+        source = await attach(app)
+        async with following(world, source):
+            await caught_up(world, app, source)
+        await app.run(
+            "CREATE TABLE passing (id int PRIMARY KEY)",
+            "INSERT INTO passing VALUES (1)",
+            "DROP TABLE passing",
+        )
+        async with following(world, source):
+            await caught_up(world, app, source)
+            async with asyncio.timeout(WAIT_S):
+                while await state_of(world, "public.passing"):
+                    await asyncio.sleep(0.05)
+            await healed(world)
+        assert "create" in {
+            change.op for change in await world.changes() if change.collection == "public.passing"
+        }
+
+
+async def gap_reasons(world: World) -> set[str]:
+    gaps = (await world.catalog.view(world.log)).gaps
+    return {reason for gap in gaps for reason in gap.reason.split("; ")}
+
+
+async def healed(world: World) -> None:
+    """Wait until no gap is open."""
+    async with asyncio.timeout(WAIT_S):
+        while not all(gap.healed_seq_end for gap in (await world.catalog.view(world.log)).gaps):
+            await asyncio.sleep(0.02)
