@@ -26,7 +26,7 @@ from pitr.domain.pgoutput.lost import SlotLost
 from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.pgoutput.ports import Cluster, Database
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
-from pitr.domain.pgoutput.schema_log import SCHEMAS, emptied
+from pitr.domain.pgoutput.schema_log import SCHEMAS, emptied, emptying
 from pitr.domain.pgoutput.sequence_log import SEQUENCES, sample_of_body
 from pitr.domain.pgoutput.standing import standing_problem
 from pitr.domain.pgoutput.turns import Turns
@@ -242,6 +242,11 @@ class Follower:
         following = self.following
         since_us = following.at_us if following.position else None
         await self._lane.open_gap(problem, collection=None, at_us=since_us)
+        described = {schema.collection for schema in schemas.values()}
+        others = {table.collection for table in following.notes.copy.tables} - described
+        if others:
+            rows = emptying(sorted(others), commit_us=None)
+            await self._lane.append(rows, notes=following.notes)
         lsn = await self._database.make_slot()
         cluster = await self._database.cluster()
         notes = replace(following.notes, lsn=lsn, open=None, copy=CopyState(), lost=None)

@@ -160,6 +160,7 @@ class StreamReader:
             await self._take(polled.messages)
             await self._cut_if_due()
             if polled.idle_lsn is not None and self._assembler.is_empty:
+                self._assembler.pass_by(polled.idle_lsn)
                 await self._parts.put(Idle(polled.idle_lsn))
             if 0 < len(polled.messages) < FEW_MESSAGES:
                 left_s = self._left_s() if self._assembler.holds_any else 0.0

@@ -196,11 +196,12 @@ class StreamStore:
         self._following.reached = max(self._following.reached, lsn)
         if notes.lsn is not None and lsn <= notes.lsn:
             return
-        if time.monotonic() - self._noted_s < HEARTBEAT_S and notes.open is None:
+        # The source says how far it is while it reads a transaction again whose rest is to come.
+        still_open = notes.open if notes.open is not None and lsn <= notes.open.lsn else None
+        if time.monotonic() - self._noted_s < HEARTBEAT_S and still_open == notes.open:
             return
-        await self._lane.append(
-            DRAFT_SCHEMA.empty_table(), notes=replace(notes, lsn=lsn, open=None)
-        )
+        notes = replace(notes, lsn=lsn, open=still_open)
+        await self._lane.append(DRAFT_SCHEMA.empty_table(), notes=notes)
         self._release()
 
     def _release(self) -> None:

@@ -25,12 +25,12 @@ def transactions_between(
     )
     tables = [tail.select(["seq", "tx"]).filter(inside)]
     for path in paths:
-        tables += [pa.table(batch).filter(inside) for batch in _columns(path, ["seq", "tx"])]
+        tables += [pa.table(batch).filter(inside) for batch in columns_of(path, ["seq", "tx"])]
     found = pa.concat_tables(tables).sort_by("seq")
     return list(zip(found["seq"].to_pylist(), found["tx"].to_pylist(), strict=True))
 
 
-def _columns(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+def columns_of(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     """Stream a few columns of a file, a batch in memory at a time."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:

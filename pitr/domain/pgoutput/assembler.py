@@ -84,7 +84,7 @@ class Assembler:
         self._whole = self._whole_rows = 0
         """How many of the messages, and of their rows, are whole transactions."""
         self.lsn = lsn
-        """The end of the last whole transaction that was taken in."""
+        """Where the stream begins again if it breaks off: all that ended before is taken in."""
         self.described = b""
         self.markers: list[Marker] = []
 
@@ -109,6 +109,14 @@ class Assembler:
     def rows(self) -> int:
         """How many row changes wait to be cut."""
         return self._rows
+
+    def pass_by(self, lsn: int) -> None:
+        """Say that no transaction that has not come ends at or before ``lsn``.
+
+        The source is told that it may forget what is before: the stream cannot begin there again.
+        """
+        assert self.is_empty, "what has come is before it"
+        self.lsn = max(self.lsn, lsn)
 
     def relation(self, relid: int) -> Relation | None:
         """Return what is known of a table."""

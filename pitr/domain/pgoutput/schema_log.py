@@ -93,7 +93,7 @@ def _emptied_first(step: SchemaStep) -> SchemaStep:
     return replace(step, empties=tuple(empties), reasons=(*step.reasons, UNDESCRIBED))
 
 
-def emptying(collections: Iterable[str], *, commit_us: int) -> pa.Table:
+def emptying(collections: Iterable[str], *, commit_us: int | None) -> pa.Table:
     """Write that collections have no rows from here on; positions count from 0."""
     return _table([_truncate(collection) for collection in collections], commit_us)
 
