@@ -53,8 +53,8 @@ class Target:
 def parse_target(text: str, *, now_us: int) -> Target:
     """Read a target.
 
-    ``latest``, an RFC 3339 time with an offset, ``now-10m``, ``seq:N`` (after change N),
-    ``before-seq:N``, ``before-tx:ID``, ``mark:NAME``.
+    ``latest``, an RFC 3339 time with an offset, ``now-10m`` (counted back from ``now_us``),
+    ``seq:N`` (after change N), ``before-seq:N``, ``before-tx:ID``, ``mark:NAME``.
 
     Raises:
         InvalidRequest: It is none of these.
@@ -66,8 +66,10 @@ def parse_target(text: str, *, now_us: int) -> Target:
         back = duration_us(text[4:]) if text != "now" else 0
         return Target(text=text, kind="time", at_us=now_us - back)
     if colon and head in ("seq", "before-seq"):
-        seq = _seq(rest, text) - (1 if head == "before-seq" else 0)
-        return Target(text=text, kind="seq", seq=seq)
+        seq = _seq(rest, text)
+        if head == "before-seq" and seq == 0:
+            raise InvalidRequest("there is no change 0", hint="the first is seq 1", target=text)
+        return Target(text=text, kind="seq", seq=seq - 1 if head == "before-seq" else seq)
     if colon and head in ("mark", "before-tx") and rest:
         kind: Literal["mark", "before_tx"] = "mark" if head == "mark" else "before_tx"
         return Target(text=text, kind=kind, name=rest)
@@ -78,22 +80,38 @@ def parse_target(text: str, *, now_us: int) -> Target:
     return Target(text=text, kind="time", at_us=time_us(text))
 
 
+def parse_moment(text: str, *, now_us: int, name: str) -> int:
+    """Read a time as targets write it, µs; ``name`` is what it is called where it stands.
+
+    Raises:
+        InvalidRequest: It is no time.
+    """
+    hint = "write it like 2026-03-01T09:30:00Z or now-10m"
+    try:
+        target = parse_target(text, now_us=now_us)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.message, hint=error.hint or hint, **{name: text}) from error
+    if target.at_us is None:
+        raise InvalidRequest("this is not a time", hint=hint, **{name: text})
+    return target.at_us
+
+
 def _seq(digits: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", digits) or int(digits) >= 2**63 - 1:
         raise InvalidRequest("the seq is not a number", hint="write seq:42", target=text)
     return int(digits)
 
 
-Position = Literal["before", "exact", "between", "past", "gap"]
+Position = Literal["exact", "between", "past", "future", "gap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
     """A target against the log: which changes are in, and what lies on both sides.
 
-    ``position`` is ``before`` the first change, ``exact`` on one, ``between`` two, ``past`` the
-    last one that is captured, or inside a ``gap``. Ahead of the watermark is an error, not a
-    resolution.
+    ``position`` is ``exact`` on a change, ``between`` two (or after the newest one), in the
+    ``past`` of the first, inside a ``gap``, or in the ``future``: ahead of the watermark. What is
+    ahead can only be looked at; then ``cut`` is what there is of it so far.
     """
 
     target: Target
@@ -106,21 +124,26 @@ class Resolution:
     torn: dict[str, int] = field(default_factory=dict)
 
 
-def position_of(target: Target, previous: Change | None, following: Change | None) -> Position:
-    """Name where a target lies between its neighbours."""
+def position_of(target: Target, previous: Change | None) -> Position:
+    """Name where a target lies, by the last change that it takes in."""
     if previous is None:
-        return "before"
+        return "past"
     if target.at_us is not None and previous.at_us != target.at_us:
-        return "past" if following is None else "between"
+        return "between"
     return "exact"
 
 
-def gaps_touched(gaps: Iterable[Gap], cut: Cut) -> tuple[Gap, ...]:
-    """The known holes in what ``cut`` takes in."""
+def gaps_touched(gaps: Iterable[Gap], cut: Cut, *, after_change: bool = False) -> tuple[Gap, ...]:
+    """The known holes in what ``cut`` takes in.
+
+    Args:
+        after_change: The state is that right after its last change, so a hole that begins there
+            is not in it. Any other target may mean a moment after the hole: the latest one does.
+    """
     return tuple(
         gap
         for gap in gaps
-        if gap.seq_end <= cut.seq_end
+        if gap.seq_end <= cut.seq_end - after_change
         and (cut.at_us is None or gap.at_min_us is None or gap.at_min_us <= cut.at_us)
         and not _healed(gap, cut)
     )

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.columnar.replay import Replay, ReplayInput
+from pitr.domain.columnar.search import Search
 from pitr.domain.columnar.torn import torn_transactions
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.plan import Reads, plan_reads
 from pitr.domain.ports import ObjectStore
+from pitr.domain.search import Found, Query
 from pitr.domain.target import Cut, may_straddle
 from pitr.services.tasks import in_thread
 
@@ -109,6 +111,37 @@ class Archive:
                 threads=self._limits.threads,
             )
 
+    async def search(
+        self,
+        view: LogView,
+        refs: Sequence[ObjectRef],
+        query: Query,
+        *,
+        collections: frozenset[str],
+        without_tx: frozenset[str] = frozenset(),
+    ) -> Found:
+        """Search the tail and the segments that can hold a match; see ``Search``.
+
+        Raises:
+            DataLoss: A segment is missing, damaged or another one.
+        """
+        paths = await self.verified(refs)
+        async with self.scratch_folder() as folder:
+            search = Search(
+                paths,
+                view.tail,
+                query,
+                collections=collections,
+                without_tx=without_tx,
+                memory_bytes=self._limits.memory_bytes,
+                spill_folder=folder,
+                threads=self._limits.threads,
+            )
+            try:
+                return await in_thread(search.run, interrupt=search.interrupt)
+            finally:
+                await asyncio.to_thread(search.close)
+
     @asynccontextmanager
     async def state(
         self,
@@ -116,7 +149,7 @@ class Archive:
         reads: Reads,
         *,
         collections: frozenset[str] | None = None,
-        keys: frozenset[tuple[str, str]] | None = None,
+        keys: frozenset[tuple[str, str]] | Path | None = None,
     ) -> AsyncIterator[Replay]:
         """Replay what ``reads`` names into the rows of its moment.
 

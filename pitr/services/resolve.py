@@ -8,7 +8,7 @@ from dataclasses import replace
 from pitr.domain.catalog import Catalog
 from pitr.domain.change import Change
 from pitr.domain.columnar.probe import transactions_between
-from pitr.domain.columnar.scan import changes_between, neighbours, transaction_changes
+from pitr.domain.columnar.scan import changes_between, neighbours, transaction_start
 from pitr.domain.errors import NotFound, TargetBeyondWatermark
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
@@ -38,8 +38,11 @@ class Resolver:
         self._archive = archive
         self._clock = clock
 
-    async def resolve(self, view: LogView, text: str) -> Resolution:
+    async def resolve(self, view: LogView, text: str, *, ahead: bool = False) -> Resolution:
         """Resolve a target.
+
+        Args:
+            ahead: Tell also of a target that is ahead of what is captured, instead of refusing it.
 
         Raises:
             InvalidRequest: It cannot be read.
@@ -49,6 +52,15 @@ class Resolver:
         now_us = self._clock.now_us()
         target = await self._unmarked(view, parse_target(text, now_us=now_us))
         watermark_us = view.watermark_us(now_us)
+        try:
+            _check_captured(view, target, watermark_us)
+        except TargetBeyondWatermark:
+            if not ahead:
+                raise
+            return replace(await self._resolved(view, target, watermark_us), position="future")
+        return await self._resolved(view, target, watermark_us)
+
+    async def _resolved(self, view: LogView, target: Target, watermark_us: int) -> Resolution:
         if target.at_us is not None:
             return await self._by_time(view, target, watermark_us)
         return await self._by_seq(view, target, watermark_us, await self._seq_end(view, target))
@@ -62,20 +74,13 @@ class Resolver:
 
     async def _by_time(self, view: LogView, target: Target, watermark_us: int) -> Resolution:
         assert target.at_us is not None, "a time target has a time"
-        if target.at_us > watermark_us:
-            raise TargetBeyondWatermark(
-                "the target is ahead of the log",
-                hint=f"the log reaches {rfc3339(watermark_us)}; use latest, or --wait",
-                target=target.text,
-                watermark=rfc3339(watermark_us),
-            )
         seq_end = view.state.seq_next
         torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=target.at_us)
         torn |= await self._archive.torn(view, Cut(seq_end=seq_end, at_us=target.at_us))
         cut = Cut(seq_end=seq_end, at_us=target.at_us, without_tx=frozenset(torn))
         paths = await self._archive.verified(neighbour_objects(view, target.at_us))
         previous, following = await asyncio.to_thread(neighbours, paths, view.tail, target.at_us)
-        position = position_of(target, previous, following)
+        position = position_of(target, previous)
         if inside_gap(view.gaps, target.at_us):
             position = "gap"
         return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
@@ -86,28 +91,20 @@ class Resolver:
                 return view.state.seq_next
             case "before_tx":
                 return await self._transaction_start(view, target.name or "")
-        seq_end = (target.seq or 0) + 1
-        if seq_end > view.state.seq_next:
-            raise TargetBeyondWatermark(
-                "the target is ahead of the log",
-                hint=f"the log ends with seq {view.state.seq_next - 1}",
-                target=target.text,
-                seq_next=view.state.seq_next,
-            )
-        return seq_end
+        return min((target.seq or 0) + 1, view.state.seq_next)
 
     async def _transaction_start(self, view: LogView, tx: str) -> int:
         paths = await self._archive.verified(view.segments)
-        changes = await asyncio.to_thread(transaction_changes, paths, view.tail, tx)
-        if not changes:
-            raise NotFound("there is no such transaction", hint="pitr tail shows them", tx=tx)
-        return min(change.seq for change in changes)
+        start = await asyncio.to_thread(transaction_start, paths, view.tail, tx)
+        if start is None:
+            raise NotFound("there is no such transaction", hint="pitr find lists them", tx=tx)
+        return start
 
     async def _by_seq(
         self, view: LogView, target: Target, watermark_us: int, seq_end: int
     ) -> Resolution:
         torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=None)
-        near = _segments_over(view, seq_end - TRANSACTION_WINDOW, seq_end + TRANSACTION_WINDOW)
+        near = segments_over(view, seq_end - TRANSACTION_WINDOW, seq_end + TRANSACTION_WINDOW)
         paths = await self._archive.verified(near)
         rows = await asyncio.to_thread(
             transactions_between,
@@ -124,11 +121,30 @@ class Resolver:
         )
         previous = next((change for change in around if change.seq == seq_end - 1), None)
         following = next((change for change in around if change.seq == seq_end), None)
-        position = position_of(target, previous, following)
+        position = position_of(target, previous)
         return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
 
 
-def _segments_over(view: LogView, seq_first: int, seq_end: int) -> list[ObjectRef]:
+def _check_captured(view: LogView, target: Target, watermark_us: int) -> None:
+    """Refuse a target whose state could still change."""
+    if target.at_us is not None and target.at_us > watermark_us:
+        raise TargetBeyondWatermark(
+            "the target is ahead of the log",
+            hint=f"the log reaches {rfc3339(watermark_us)}; use latest, or --wait",
+            target=target.text,
+            watermark=rfc3339(watermark_us),
+        )
+    if target.at_us is None and (target.seq or 0) >= view.state.seq_next:
+        raise TargetBeyondWatermark(
+            "the target is ahead of the log",
+            hint=f"the log ends with seq {view.state.seq_next - 1}",
+            target=target.text,
+            seq_next=view.state.seq_next,
+        )
+
+
+def segments_over(view: LogView, seq_first: int, seq_end: int) -> list[ObjectRef]:
+    """Return the segments with a change of ``[seq_first, seq_end)``."""
     return [ref for ref in view.segments if ref.seq_first < seq_end and ref.seq_end > seq_first]
 
 
@@ -149,6 +165,6 @@ def _resolution(
         previous=previous,
         next=following,
         watermark_us=watermark_us,
-        gaps=gaps_touched(view.gaps, cut),
+        gaps=gaps_touched(view.gaps, cut, after_change=target.kind == "seq"),
         torn=torn,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 async def pause(seconds: float, stop: asyncio.Event) -> None:
@@ -15,14 +17,14 @@ async def pause(seconds: float, stop: asyncio.Event) -> None:
             await stop.wait()
 
 
-async def in_thread(work: Callable[[], object], *, interrupt: Callable[[], None]) -> None:
+async def in_thread(work: Callable[[], Result], *, interrupt: Callable[[], None]) -> Result:
     """Run in a thread; when cancelled, interrupt it and wait until it has ended.
 
     What the thread works on may be taken down after that.
     """
     running = asyncio.ensure_future(asyncio.to_thread(work))  # noqa: TID251 - ended below
     try:
-        await asyncio.shield(running)
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
         interrupt()
         await asyncio.wait([running])

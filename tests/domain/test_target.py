@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import time
 
 import pyarrow as pa
 import pytest
@@ -20,6 +22,7 @@ from pitr.domain.target import (
     gaps_touched,
     inside_gap,
     neighbour_objects,
+    parse_moment,
     parse_target,
     position_of,
     torn_by_seq,
@@ -57,6 +60,9 @@ def test_latest_is_the_newest_change() -> None:
         ("now", NOW_US),
         ("now-10m", NOW_US - 600_000_000),
         ("now-1h30m", NOW_US - 5_400_000_000),
+        ("now-2d", NOW_US - 172_800_000_000),
+        ("now-1w2d3h4m5s6ms7us", NOW_US - 788_645_006_007),
+        ("now-0s", NOW_US),
         ("2026-03-01T09:30:00Z", NOW_US),
         ("2026-03-01T10:30:00+01:00", NOW_US),
         ("2026-03-01T09:30:00.000001Z", NOW_US + 1),
@@ -64,6 +70,34 @@ def test_latest_is_the_newest_change() -> None:
 )
 def test_a_time_is_read(text: str, at_us: int) -> None:
     assert parse_target(text, now_us=NOW_US) == Target(text=text, kind="time", at_us=at_us)
+
+
+@pytest.mark.parametrize("text", ["2026-03-01T09:30:00", "2026-03-01 09:30", "2026-03-01"])
+def test_a_time_without_a_zone_is_refused_with_both_readings(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        with pytest.raises(InvalidRequest, match="no zone") as refused:
+            parse_target(text, now_us=NOW_US)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    readings = re.findall(r"(\S+) \((UTC|local)\)", refused.value.hint or "")
+    assert [zone for _, zone in readings] == ["UTC", "local"]
+    utc, local = (parse_target(reading, now_us=NOW_US).at_us for reading, _ in readings)
+    assert utc is not None
+    assert local == utc - 19_800_000_000
+
+
+def test_a_moment_is_a_time_and_nothing_else() -> None:
+    assert parse_moment("now-1s", now_us=NOW_US, name="since") == NOW_US - 1_000_000
+    for text in ("latest", "seq:1", "mark:x", "before-tx:1", "10m", "2026-03-01T09:30:00"):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_moment(text, now_us=NOW_US, name="since")
+        assert refused.value.hint
+        assert refused.value.facts == {"since": text}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +125,7 @@ def test_marks_and_transactions_keep_their_names(text: str, kind: str, name: str
     "text",
     [
         *("", "42", "LATEST", "latest ", "now+1h", "now-", "now-10", "mark:", "before-tx:", "tx:1"),
+        *("before-seq:0", "now-1h-5m", "now-1.5h", "now-1h 5m", "now - 1h", "-10m", "now-10M"),
         *("seq:", "seq:x", "seq:-1", "seq: 5", "seq:1.0", "seq:9223372036854775807"),
         *("2026-03-01", "2026-03-01T09:30:00"),
     ],
@@ -160,28 +195,19 @@ SEQ = Target(text="", kind="seq", seq=5)
 
 
 @pytest.mark.parametrize(
-    ("target", "previous", "following", "position"),
+    ("target", "previous", "position"),
     [
-        (TIME, None, None, "before"),
-        (TIME, None, 101, "before"),
-        (TIME, 100, 101, "exact"),
-        (TIME, 100, None, "exact"),
-        (TIME, 99, 101, "between"),
-        (TIME, 99, None, "past"),
-        (SEQ, None, 101, "before"),
-        (SEQ, 100, 101, "exact"),
-        (SEQ, 100, None, "exact"),
+        (TIME, None, "past"),
+        (TIME, 100, "exact"),
+        (TIME, 99, "between"),
+        (SEQ, None, "past"),
+        (SEQ, 100, "exact"),
     ],
 )
-def test_a_target_is_named_by_its_neighbours(
-    target: Target, previous: int | None, following: int | None, position: str
+def test_a_target_is_named_by_the_last_change_that_it_takes_in(
+    target: Target, previous: int | None, position: str
 ) -> None:
-    found = position_of(
-        target,
-        None if previous is None else change(4, previous),
-        None if following is None else change(5, following),
-    )
-    assert found == position
+    assert position_of(target, None if previous is None else change(4, previous)) == position
 
 
 # Gaps
@@ -215,6 +241,14 @@ def test_a_gap_touches_every_cut_that_may_take_in_what_is_lost(
     hole: Gap, cut: Cut, touched: bool
 ) -> None:
     assert bool(gaps_touched([hole], cut)) is touched
+
+
+@pytest.mark.parametrize("at_min_us", [None, 50])
+def test_right_after_the_last_change_before_a_gap_nothing_is_lost(at_min_us: int | None) -> None:
+    hole = gap(at_min_us, None, seq_end=10)
+    ends = {end: gaps_touched([hole], Cut(seq_end=end), after_change=True) for end in (9, 10, 11)}
+    assert ends == {9: (), 10: (), 11: (hole,)}
+    assert gaps_touched([hole], Cut(seq_end=10)) == (hole,)
 
 
 def test_a_time_is_inside_a_gap_from_its_first_to_its_last_microsecond() -> None:

@@ -94,14 +94,47 @@ async def test_describe_names_both_neighbours(service: Service) -> None:
     found = await get(service, "/describe", target="2026-03-01T09:30:30+00:00")
     same_shape(found, examples.DESCRIBE)
     assert (found["position"], found["previous"]["seq"], found["next"]["seq"]) == ("between", 1, 2)
-    ahead = await service.client.get(
-        f"{service.path}/describe", params={"target": "2999-01-01T00:00:00Z"}
-    )
-    problem(ahead, 409, "target_beyond_watermark")
+    ahead = await get(service, "/describe", target="2999-01-01T00:00:00Z")
+    assert (ahead["position"], ahead["previous"]["seq"], ahead["next"]) == ("future", 2, None)
+    mark = {"name": "ahead", "target": "2999-01-01T00:00:00Z"}
+    refused = await service.client.post(f"{service.path}/marks", json=mark)
+    problem(refused, 409, "target_beyond_watermark")
     naive = await service.client.get(
         f"{service.path}/describe", params={"target": "2026-03-01T09:30:30"}
     )
     assert "UTC" in problem(naive, 400, "invalid_request")["hint"]
+
+
+async def test_find_answers_as_on_the_command_line(service: Service) -> None:
+    rows = [change(n, op="delete", after=None, tx="oops", actor="ops:jo") for n in range(5)]
+    paid = change(7, after={"id": 7, "total": 12.50}, at="2026-03-01T09:30:00Z")
+    stored(await service.post([paid, *rows]))
+    found = await get(service, "/find")
+    same_shape(found, examples.FIND)
+    assert [match["target"] for match in found["matches"]] == ["before-tx:oops", "before-seq:1"]
+    described = await get(service, "/describe", target="before-tx:oops")
+    same_shape(described["next_transaction"], examples.FIND["matches"][0])
+    assert described["next_transaction"] == found["matches"][0]
+    for params, seqs in (
+        ({"op": ["delete", "truncate"], "min": 5, "collection": "shop.*"}, [2]),
+        ({"where": ["total > 12", "total < 12.6"]}, [1]),
+        ({"since": "2026-03-01T09:30:00Z", "until": "2026-03-01T09:30:00Z"}, [1]),
+        ({"order": "oldest", "limit": 1}, [1]),
+        ({"key": "3", "actor": "ops:*", "tx": "oops", "lane": "http"}, [5]),
+        ({"reason": "x"}, []),
+    ):
+        matches = (await get(service, "/find", **params))["matches"]
+        assert [match["seq_first"] for match in matches] == seqs, params
+    for params, status, code in (
+        ({"where": "total"}, 400, "invalid_request"),
+        ({"since": "yesterday"}, 400, "invalid_request"),
+        ({"op": "drop"}, 400, "invalid_request"),
+        ({"limit": 1_001}, 400, "invalid_request"),
+        ({"columns": "x"}, 400, "invalid_request"),
+        ({"key": "[1]"}, 400, "bad_key"),
+        ({"collection": "nope"}, 404, "not_found"),
+    ):
+        problem(await service.client.get(f"{service.path}/find", params=params), status, code)
 
 
 async def test_marks_are_set_once_listed_and_forgotten(service: Service) -> None:
@@ -129,7 +162,7 @@ async def test_a_mark_of_a_time_keeps_the_time(service: Service) -> None:
     body = {"name": "t", "target": "2026-03-01T09:29:00Z"}
     made = (await service.client.post(f"{service.path}/marks", json=body)).json()
     assert made["at"] == "2026-03-01T09:29:00.000000Z"
-    assert (await get(service, "/describe", target="mark:t"))["position"] == "before"
+    assert (await get(service, "/describe", target="mark:t"))["position"] == "past"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +186,8 @@ async def test_quarantine_shows_the_bytes_page_by_page(service: Service) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/history?collection=a&key=1", "/describe", "/marks", "/marks/a", "/quarantine"]
+    "path",
+    ["", "/history?collection=a&key=1", "/describe", "/find", "/marks", "/marks/a", "/quarantine"],
 )
 async def test_a_log_that_is_not_there_is_not_found(service: Service, path: str) -> None:
     problem(await service.client.get(f"/v1/logs/none{path}"), 404, "not_found")

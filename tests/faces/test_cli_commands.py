@@ -111,6 +111,7 @@ def test_a_log_that_does_not_exist_is_not_found_and_not_made(shop: Place) -> Non
         ["compact"],
         ["snapshot"],
         ["describe", "latest"],
+        ["find"],
         ["history", "c", "1"],
         ["show", "c", "1"],
         ["restore", "--to", "latest", "--dry-run"],
@@ -230,9 +231,9 @@ def test_describe_names_position_neighbours_and_torn_transactions(shop: Place) -
     between = shop.document("describe", "2026-03-01T09:00:02.5Z")
     assert between["position"] == "between"
     assert (between["previous"]["seq"], between["next"]["seq"]) == (3, 4)
-    assert shop.document("describe", "2026-03-01T09:00:00Z")["position"] == "before"
+    assert shop.document("describe", "2026-03-01T09:00:00Z")["position"] == "past"
     assert shop.document("describe", "2026-03-01T09:00:02Z")["position"] == "exact"
-    assert shop.document("describe", "now")["position"] == "past"
+    assert shop.document("describe", "now")["position"] == "between"
     torn = shop.document("describe", "seq:2")
     assert torn["without_tx"] == ["t1"]
     text = shop.done("describe", "seq:2")
@@ -254,14 +255,117 @@ def test_a_time_without_a_zone_is_refused_with_both_readings(shop: Place) -> Non
         ("42", 2),
         ("mark:none", 3),
         ("before-tx:none", 3),
-        ("seq:999", 4),
-        ("2099-01-01T00:00:00Z", 4),
     ],
 )
 def test_a_target_that_means_nothing_is_refused(shop: Place, target: str, code: int) -> None:
     result = shop.run("describe", target, "--json")
     assert result.exit_code == code
     assert one_object(result.stdout)["error"]["hint"]
+
+
+@pytest.mark.parametrize("target", ["seq:999", "2099-01-01T00:00:00Z"])
+def test_a_target_ahead_of_the_log_is_described_but_nothing_else(shop: Place, target: str) -> None:
+    result = shop.run("describe", target, "--json")
+    found = one_object(result.stdout)
+    assert (result.exit_code, found["position"], found["previous"]["seq"]) == (0, "future", 5)
+    assert "--wait" in result.stderr
+    assert "in the future: ahead of what is captured" in shop.done("describe", target)
+    refused = shop.run("show", "shop.orders", "2", "--at", target, "--json")
+    assert refused.exit_code == 4
+    assert one_object(refused.stdout)["error"]["code"] == "target_beyond_watermark"
+
+
+def test_describe_tells_of_the_transactions_on_both_sides(shop: Place) -> None:
+    shop.ingest([order(n, "09:00:05.0", op="delete", tx="t2", actor="ops:jo") for n in (2, 9)])
+    found = shop.document("describe", "--before-tx", "t2")
+    assert found["previous_transaction"] is None
+    gone = found["next_transaction"]
+    assert (gone["tx"], gone["actor"], gone["change_count"]) == ("t2", "ops:jo", 2)
+    assert gone["changes"] == [{"collection": "shop.orders", "op": "delete", "count": 2}]
+    text = shop.done("describe", "before-tx:t2")
+    assert "shop.orders 2 delete" in text
+    assert shop.document("describe", "latest")["previous_transaction"] == gone
+
+
+def test_the_moment_can_be_said_in_short(shop: Place) -> None:
+    for short, target in (
+        (["--before-tx", "t1"], "before-tx:t1"),
+        (["--before-seq", "3"], "before-seq:3"),
+        (["--latest"], "latest"),
+    ):
+        found, same = shop.document("describe", *short), shop.document("describe", target)
+        assert (found["target"], found["seq_end"]) == (target, same["seq_end"])
+    assert len(shop.done("restore", "--before-seq", "4", "--into", "-").splitlines()) == 2
+    assert json.loads(shop.done("show", "shop.orders", "1", "--before-tx", "t1"))["status"] == "new"
+    history = shop.document("history", "shop.orders", "1", "--before-seq", "2")
+    assert [each["seq"] for each in history["changes"]] == [1]
+    assert shop.document("mark", "m", "--before-tx", "t1")["seq_end"] == 2
+
+
+def test_the_moment_is_said_once(place: Place) -> None:
+    for args in (
+        ["describe"],
+        ["describe", "latest", "--latest"],
+        ["describe", "--before-seq", "0"],
+        ["describe", "--before-tx", ""],
+        ["restore", "--into", "-"],
+        ["restore", "--to", "now", "--before-seq", "2", "--into", "-"],
+        ["show", "shop.orders", "1", "--before-tx", "t1", "--latest"],
+        ["mark", "--latest"],
+    ):
+        result = place.run(*args)
+        assert (result.exit_code, result.stdout) == (2, ""), (args, result.stderr)
+        assert "hint: " in result.stderr
+
+
+def test_find_names_who_did_it_and_the_moment_before(shop: Place) -> None:
+    rows = [order(n, "09:00:05.0", op="delete", tx="oops 1", actor="ops:jo") for n in range(40)]
+    shop.ingest(rows)
+    shop.ingest([order(2, after={"id": 2, "sum": 7.50})])
+    found = shop.document("find", "--op", "delete", "--min", "40")
+    assert (found["match_count"], found["change_count"]) == (1, 41)
+    (match,) = found["matches"]
+    assert (match["actor"], match["reason"], match["change_count"]) == ("ops:jo", None, 40)
+    assert [row["key"]["id"] for row in match["examples"]] == [0, 1, 2]
+    assert (match["seq_first"], match["seq_end"]) == (6, 46)
+    assert match["command"] == "pitr describe 'before-tx:oops 1'"
+    assert shop.document("describe", match["target"])["next"]["seq"] == 6
+
+    result = shop.run("find", "-c", "shop.*", "--limit", "2", "--order", "oldest")
+    header, first, second = result.stdout.splitlines()
+    assert header.split()[:4] == ["AT", "SEQ", "CHANGES", "WHAT"]
+    assert first.split() == [
+        *("2026-03-01T09:00:01.000001Z", "1", "1", "shop.orders", "1", "update", '{"id":1}'),
+        *("user:7", "POST", "/cart", "before-seq:1"),
+    ]
+    assert second.endswith("before-tx:t1")
+    assert "2 of 6 matches" in result.stderr
+    assert "next: pitr describe before-seq:1" in result.stderr
+
+    def seqs(*args: str) -> list[int]:
+        matches = shop.document("find", "--order", "oldest", *args)["matches"]
+        return [match["seq_first"] for match in matches]
+
+    assert seqs("--where", "sum > 7", "--where", "sum < 7.51", "--since", "now-1h") == [46]
+    assert seqs("--key", "2", "--tx", "t1", "--until", "2026-03-01T09:00:02Z") == [3]
+    assert seqs("--reason", "cart", "--actor", "user*", "--lane", "file:*") == [1]
+    nothing = shop.run("find", "--actor", "nobody")
+    assert (nothing.exit_code, nothing.stdout) == (0, "")
+    assert "nothing matches" in nothing.stderr
+
+
+def test_a_search_that_makes_no_sense_is_refused(shop: Place) -> None:
+    for args, code in (
+        (["--where", "sum == 8"], 2),
+        (["--since", "2026-03-01T09:00:00"], 2),
+        (["--until", "seq:3"], 2),
+        (["--since", "now", "--until", "now-1m"], 2),
+        (["--op", "drop"], 2),
+        (["--key", "[1]"], 2),
+        (["--collection", "shop.nope"], 3),
+    ):
+        result = shop.run("find", *args)
+        assert (result.exit_code, result.stdout) == (code, ""), args
 
 
 def test_marks_are_set_listed_used_and_deleted(shop: Place) -> None:
@@ -327,6 +431,7 @@ def test_a_flipped_bit_fails_verify_and_every_reader_with_exit_code_6(shop: Plac
         ["tail"],
         ["history", "shop.orders", "1"],
         ["show", "shop.orders", "2"],
+        ["find"],
     ):
         reader = shop.run(*args)
         assert reader.exit_code == 6, (args, reader.stdout, reader.stderr, reader.exception)
@@ -442,7 +547,7 @@ def test_a_restore_that_makes_no_sense_is_refused(shop: Place, args: list[str]) 
 def test_waiting_ends_when_the_time_is_up_or_the_log_is_there(shop: Place, tmp_path: Path) -> None:
     ahead = ("restore", "--to", "2099-01-01T00:00:00Z", "--into", str(tmp_path / "out"))
     assert shop.run(*ahead).exit_code == 4
-    waited = shop.run(*ahead, "--wait", "--wait-timeout", "10ms")
+    waited = shop.run(*ahead, "--wait", "--wait-timeout", "300ms")
     assert waited.exit_code == 4
     assert waited.stderr.startswith("waiting: ")
     shop.done("restore", "--to", "now", "--wait", "--into", str(tmp_path / "out"))
@@ -467,6 +572,7 @@ def test_every_field_of_json_output_is_documented(shop: Place, tmp_path: Path) -
             ["status", shop.log],
             ["tail"],
             ["describe", "seq:2"],
+            ["find"],
             ["mark"],
             ["mark", "two"],
             ["mark", "--delete", "two"],

@@ -40,15 +40,15 @@ async def filled(world: World, request: pytest.FixtureRequest) -> World:
 @pytest.mark.parametrize(
     ("target", "position", "previous", "following"),
     [
-        (at(T1 - 1), "before", None, 1),
+        (at(T1 - 1), "past", None, 1),
         (at(T1), "exact", 1, 2),
         (at(T1 + 1), "between", 1, 2),
         (at(T3 - 1), "between", 2, 3),
         (at(T3), "exact", 3, None),
-        (at(T3 + 1), "past", 3, None),
-        ("now", "past", 3, None),
+        (at(T3 + 1), "between", 3, None),
+        ("now", "between", 3, None),
         ("latest", "exact", 3, None),
-        ("seq:0", "before", None, 1),
+        ("seq:0", "past", None, 1),
         ("seq:2", "exact", 2, 3),
         ("before-seq:3", "exact", 2, 3),
         ("before-tx:t", "exact", 1, 2),
@@ -68,6 +68,22 @@ async def test_a_target_ahead_of_the_log_is_refused(filled: World, target: str) 
     with pytest.raises(TargetBeyondWatermark) as error:
         await resolve(filled, target)
     assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("target", "seq_end"), [(at(START_US + 1), 4), ("seq:4", 4), ("before-seq:9", 4)]
+)
+async def test_what_is_ahead_of_the_log_can_be_looked_at(
+    filled: World, target: str, seq_end: int
+) -> None:
+    found = await filled.resolver.resolve(await filled.archive.view(filled.log), target, ahead=True)
+    assert (found.position, found.cut.seq_end, found.next) == ("future", seq_end, None)
+    assert found.previous is not None
+    assert found.previous.seq == 3
+    plain = await filled.resolver.resolve(
+        await filled.archive.view(filled.log), "latest", ahead=True
+    )
+    assert plain.position == "exact"
 
 
 @pytest.mark.parametrize("target", ["mark:none", "before-tx:none"])
@@ -129,7 +145,13 @@ async def test_a_gap_is_named_by_what_it_touches(world: World) -> None:
         recorded_us=START_US,
     )
     await world.catalog.record_gap(world.log, gap)
-    await world.append(batch([draft(1, commit_us=T3)], position_first=1))
+    # What there is now lacks what was lost, the state after the change before it does not.
+    assert (await resolve(world, "latest")).gaps == (gap,)
+    assert (await resolve(world, "seq:1")).gaps == ()
+    await world.append(batch([draft(1, commit_us=T3, tx="later")], position_first=1))
+    assert (await resolve(world, "seq:1")).gaps == (await resolve(world, "before-seq:2")).gaps == ()
+    assert (await resolve(world, "seq:2")).gaps == (gap,)
+    assert (await resolve(world, "before-tx:later")).gaps == (gap,)
     assert (await resolve(world, at(T1))).gaps == ()
     inside = await resolve(world, at(T2))
     assert (inside.position, inside.gaps) == ("gap", (gap,))

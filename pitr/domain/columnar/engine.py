@@ -60,10 +60,10 @@ class Engine:
         """End the statement that runs in another thread; it raises there."""
         self._connection.interrupt()
 
-    def run(self, query: str) -> None:
-        """Execute a statement that returns nothing."""
+    def run(self, query: str, given: Sequence[object] = ()) -> None:
+        """Execute a statement that returns nothing; ``given`` are the values of ``$1``, ``$2`` …"""
         with translated():
-            self._connection.execute(query)
+            self._connection.execute(query, list(given))
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
         """Execute a query with a small result."""

@@ -26,12 +26,10 @@ MEMORY_LIMIT: Final = "512MiB"
 THREADS: Final = 2
 
 
-def transaction_changes(
-    paths: Sequence[Path], tail: pa.Table | None, tx: str, *, limit: int = CHANGES_MAX
-) -> list[Change]:
-    """Return the first ``limit`` changes of a transaction, in seq order."""
+def transaction_start(paths: Sequence[Path], tail: pa.Table | None, tx: str) -> int | None:
+    """Return the seq of a transaction's first change; None if there is no such transaction."""
     with _scanner(paths, tail) as scan:
-        return scan.rows("tx = $1", [tx], order="seq", limit=limit)
+        return scan.least_seq("tx = $1", [tx])
 
 
 def neighbours(
@@ -66,6 +64,11 @@ class _Scanner:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
+
+    def least_seq(self, where: str, given: list[Any]) -> int | None:
+        query = f"SELECT min(seq) FROM changes WHERE {where}"
+        ((seq,),) = self._connection.execute(query, given).fetchall()
+        return None if seq is None else int(seq)
 
     def rows(self, where: str, given: list[Any], *, order: str, limit: int) -> list[Change]:
         query = f"SELECT seq FROM changes WHERE {where} ORDER BY {order} LIMIT {limit:d}"

@@ -7,12 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from pitr.domain.change import Quarantined
+from pitr.domain.change import Op, Quarantined
+from pitr.domain.search import MATCHES_MAX, Query
+from pitr.domain.target import parse_moment
+from pitr.domain.where import parse_conditions
 from pitr.faces.documents import Document, appended_document, plain_text
+from pitr.faces.keys import key_of
 from pitr.services.http_ingest import IngestAnswer, IngestRequest
 
 QUARANTINED_SHOWN_MAX = 100
 """Unreadable lines that one answer lists; ``quarantined_count`` counts all."""
+
+TX_CHARS_MAX = 64 * 1024
+"""Longest name of a transaction; a server's limit on a URL is below it."""
 
 MarkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
@@ -83,6 +90,52 @@ class DescribeQuery(Door):
         description="a time with an offset, `now-10m`, `latest`, `seq:42`, `before-seq:42`, "
         "`mark:NAME` or `before-tx:ID`",
     )
+
+
+class FindQuery(Door):
+    """The query of ``GET /v1/logs/{log}/find``; lists are given by repeating the parameter."""
+
+    collection: list[Text] = Field(
+        [], max_length=100, description="only these; `*` stands for any text"
+    )
+    key: Text | None = Field(None, description="only the row with this key, as in history")
+    op: list[Op] = Field([], description="only these operations")
+    actor: Text | None = Field(None, description="only what they did; `*` stands for any text")
+    reason: Text | None = Field(None, description="only what has this text in its reason")
+    tx: str | None = Field(
+        None, min_length=1, max_length=TX_CHARS_MAX, description="only this transaction"
+    )
+    lane: Text | None = Field(None, description="only what came by it; `*` stands for any text")
+    since: Text | None = Field(None, description="from then on: a time with an offset, `now-2h`")
+    until: Text | None = Field(None, description="up to then, inclusive")
+    where: list[str] = Field(
+        [], description="only rows like `total > 100`, before or after; all must hold"
+    )
+    min: int = Field(1, ge=1, le=2**62, description="only transactions with so many such changes")
+    limit: int = Field(20, ge=1, le=MATCHES_MAX, description="transactions to return")
+    order: Literal["newest", "oldest"] = Field("newest", description="which come first")
+
+    def query(self, *, now_us: int) -> Query:
+        """What is searched for."""
+
+        def moment(text: str | None, name: str) -> int | None:
+            return None if text is None else parse_moment(text, now_us=now_us, name=name)
+
+        return Query(
+            collections=tuple(self.collection),
+            key=None if self.key is None else key_of(self.key),
+            ops=frozenset(self.op),
+            actor=self.actor,
+            reason=self.reason,
+            txs=frozenset() if self.tx is None else frozenset({self.tx}),
+            lane=self.lane,
+            since_us=moment(self.since, "since"),
+            until_us=moment(self.until, "until"),
+            where=parse_conditions(self.where),
+            count_min=self.min,
+            limit=self.limit,
+            oldest_first=self.order == "oldest",
+        )
 
 
 class MarkBody(Door):

@@ -8,13 +8,14 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from pitr.faces.api.context import Here
-from pitr.faces.api.examples import DESCRIBE, HISTORY, LOGS, QUARANTINE, STATUS
-from pitr.faces.api.models import DescribeQuery, HistoryQuery, QuarantineQuery
+from pitr.faces.api.examples import DESCRIBE, FIND, HISTORY, LOGS, QUARANTINE, STATUS
+from pitr.faces.api.models import DescribeQuery, FindQuery, HistoryQuery, QuarantineQuery
 from pitr.faces.api.responses import documented, json_response
 from pitr.faces.documents import (
+    description_document,
+    find_document,
     history_document,
     quarantine_document,
-    resolution_document,
     status_document,
 )
 from pitr.faces.keys import key_of
@@ -65,20 +66,39 @@ async def show_history(log: str, here: Here, query: Annotated[HistoryQuery, Quer
 @router.get(
     "/{log}/describe",
     summary="A target against the log",
-    description="Which changes a target takes in, and the commits on both sides of it.",
+    description="Which changes a target takes in, and the changes and transactions on both "
+    "sides of it. A target ahead of the log is in the `future`.",
     response_class=Response,
     responses=documented(
         "The target, resolved",
         DESCRIBE,
         _404="There is no such log, mark or transaction",
-        _409="`target_beyond_watermark`: the target is ahead of the log",
+        _429="`busy`: too many searches wait",
     ),
 )
 async def describe(log: str, here: Here, query: Annotated[DescribeQuery, Query()]) -> Response:
-    """Resolve a target."""
-    view = await here.app.archive.view(log)
-    resolution = await here.app.resolver.resolve(view, query.target)
-    return json_response(resolution_document(log, resolution))
+    """Resolve a target, and look at both sides of it."""
+    description = await here.app.finder.describe(log, query.target)
+    return json_response(description_document(log, description))
+
+
+@router.get(
+    "/{log}/find",
+    summary="Find the moment",
+    description="Which transactions did it, when, by whom, and the target just before each. "
+    "Changes that are in no transaction are listed one by one.",
+    response_class=Response,
+    responses=documented(
+        "Transactions and changes that match",
+        FIND,
+        _404="There is no such log or collection",
+        _429="`busy`: too many searches wait",
+    ),
+)
+async def find(log: str, here: Here, query: Annotated[FindQuery, Query()]) -> Response:
+    """Search the log."""
+    wanted = query.query(now_us=here.app.clock.now_us())
+    return json_response(find_document(await here.app.finder.find(log, wanted)))
 
 
 @router.get(

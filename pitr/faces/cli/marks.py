@@ -8,15 +8,19 @@ import typer
 
 from pitr.domain.errors import InvalidRequest
 from pitr.faces.cli.command import Run, command
+from pitr.faces.cli.targets import (
+    TARGET_HELP,
+    BeforeSeqOption,
+    BeforeTxOption,
+    LatestOption,
+    moment,
+    needed,
+)
 
 if TYPE_CHECKING:
     from pitr.app import App
 
 MARK_NAME_CHARS_MAX = 200
-
-TARGET_HELP = (
-    "latest, 2026-03-01T09:30:00Z, now-10m, seq:N, before-seq:N, before-tx:ID or mark:NAME."
-)
 
 
 @command
@@ -26,8 +30,12 @@ async def mark(
         str | None, typer.Argument(help="The new mark; without it marks are listed.")
     ] = None,
     at: Annotated[
-        str, typer.Option("--at", metavar="TARGET", help=f"The moment: {TARGET_HELP}")
-    ] = "latest",
+        str | None,
+        typer.Option("--at", metavar="TARGET", help=f"The moment: {TARGET_HELP} Else latest."),
+    ] = None,
+    before_tx: BeforeTxOption = None,
+    before_seq: BeforeSeqOption = None,
+    latest: LatestOption = False,
     actor: Annotated[
         str | None, typer.Option("--actor", help="Who sets it. (PITR_ACTOR, else your login)")
     ] = None,
@@ -41,12 +49,15 @@ async def mark(
     """Name a moment, to restore it or to look at it later; list marks; delete one."""
     if name is not None and delete is not None:
         raise InvalidRequest("name a mark or delete one", hint="run two commands")
+    target = moment(at, "--at", before_tx=before_tx, before_seq=before_seq, latest=latest)
+    if target is not None and name is None:
+        raise InvalidRequest("the new mark has no name", hint="pitr mark NAME --at TARGET")
     async with run.app() as app:
         await app.catalog.log(run.log)
         if delete is not None:
             await _delete(run, app, delete)
         elif name is not None:
-            await _put(run, app, name, at=at, actor=run.actor(actor), reason=reason)
+            await _put(run, app, name, at=target or "latest", actor=run.actor(actor), reason=reason)
         else:
             await _list(run, app)
 
@@ -103,16 +114,22 @@ async def _list(run: Run, app: App) -> None:
 @command
 async def describe(
     run: Run,
-    target: Annotated[str, typer.Argument(help=TARGET_HELP)],
+    target: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None,
+    before_tx: BeforeTxOption = None,
+    before_seq: BeforeSeqOption = None,
+    latest: LatestOption = False,
 ) -> None:
-    """Tell what a target means: what is in, and the commits on both sides of it."""
+    """Tell what a target means: what is in, and the changes and transactions on both sides."""
     from pitr.faces import render
-    from pitr.faces.documents import resolution_document
+    from pitr.faces.documents import description_document
 
+    said = moment(target, "TARGET", before_tx=before_tx, before_seq=before_seq, latest=latest)
+    wanted = needed(said, "pitr describe TARGET")
     async with run.app() as app:
-        view = await app.archive.view(run.log)
-        resolution = await app.resolver.resolve(view, target)
+        description = await app.finder.describe(run.log, wanted)
     run.console.result(
-        lambda: resolution_document(run.log, resolution),
-        lambda: render.resolution_text(resolution),
+        lambda: description_document(run.log, description),
+        lambda: render.description_text(description),
     )
+    if description.resolution.position == "future":
+        run.console.say("the log has not got there yet; pitr restore --wait waits until it has")

@@ -12,7 +12,14 @@ import typer
 
 from pitr.domain.errors import InvalidRequest, TargetBeyondWatermark
 from pitr.faces.cli.command import Run, command
-from pitr.faces.cli.marks import TARGET_HELP
+from pitr.faces.cli.targets import (
+    TARGET_HELP,
+    BeforeSeqOption,
+    BeforeTxOption,
+    LatestOption,
+    moment,
+    needed,
+)
 from pitr.faces.keys import row_of
 
 if TYPE_CHECKING:
@@ -45,7 +52,12 @@ class Into:
 @command
 async def restore(
     run: Run,
-    to: Annotated[str, typer.Option("--to", metavar="TARGET", help=TARGET_HELP)],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="TARGET", help=f"The moment: {TARGET_HELP}")
+    ] = None,
+    before_tx: BeforeTxOption = None,
+    before_seq: BeforeSeqOption = None,
+    latest: LatestOption = False,
     into: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +111,8 @@ async def restore(
     from pitr.domain.times import duration_us
     from pitr.services.restore import RestoreRequest
 
+    said = moment(to, "--to", before_tx=before_tx, before_seq=before_seq, latest=latest)
+    target = needed(said, "pitr restore --to TARGET --into DEST")
     place = Into(
         place=into, format=format, rows_only=rows_only, force=force, drop_unknown=drop_unknown
     )
@@ -106,7 +120,7 @@ async def restore(
     patience_us = duration_us(wait_timeout) if wait else 0
     request = RestoreRequest(
         log=run.log,
-        target=to,
+        target=target,
         collections=frozenset(collection) if collection else None,
         keys=_keys(key, collection),
         accept_gaps=accept_gaps,

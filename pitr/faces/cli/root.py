@@ -14,10 +14,12 @@ from pitr.faces.cli import (
     attach,
     capture,
     demo,
+    find,
     ingest,
     lanes,
     marks,
     quarantine,
+    reconcile,
     records,
     restore,
     rows,
@@ -137,6 +139,7 @@ app.command("capture", rich_help_panel=CAPTURE)(capture.capture)
 app.command("attach", rich_help_panel=CAPTURE)(attach.attach)
 app.command("detach", rich_help_panel=CAPTURE)(attach.detach)
 app.command("sources", rich_help_panel=CAPTURE)(attach.sources)
+app.command("reconcile", rich_help_panel=CAPTURE)(reconcile.reconcile)
 app.command("ingest", rich_help_panel=CAPTURE)(ingest.ingest)
 app.add_typer(lanes.app, name="lanes", rich_help_panel=CAPTURE)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=CAPTURE)
@@ -144,6 +147,7 @@ app.command("status", rich_help_panel=AUDIT)(records.status)
 app.command("tail", rich_help_panel=AUDIT)(tail.tail)
 app.command("history", rich_help_panel=AUDIT)(rows.history)
 app.command("show", rich_help_panel=AUDIT)(rows.show)
+app.command("find", rich_help_panel=AUDIT)(find.find)
 app.command("operations", rich_help_panel=AUDIT)(records.operations)
 app.command("describe", rich_help_panel=RECOVER)(marks.describe)
 app.command("mark", rich_help_panel=RECOVER)(marks.mark)

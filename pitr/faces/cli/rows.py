@@ -9,7 +9,13 @@ import typer
 
 from pitr.domain.errors import NotFound
 from pitr.faces.cli.command import Run, command
-from pitr.faces.cli.marks import TARGET_HELP
+from pitr.faces.cli.targets import (
+    TARGET_HELP,
+    BeforeSeqOption,
+    BeforeTxOption,
+    LatestOption,
+    moment,
+)
 from pitr.faces.keys import key_of
 
 if TYPE_CHECKING:
@@ -29,18 +35,24 @@ async def show(
     key: Annotated[
         str | None, typer.Argument(help=f"{KEY_HELP} Without it the rows are listed.")
     ] = None,
-    at: Annotated[str, typer.Option("--at", metavar="TARGET", help=TARGET_HELP)] = "latest",
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TARGET", help=f"{TARGET_HELP} Else latest.")
+    ] = None,
+    before_tx: BeforeTxOption = None,
+    before_seq: BeforeSeqOption = None,
+    latest: LatestOption = False,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=100_000, help="Rows to list at most.")
     ] = 100,
 ) -> None:
     """Print a row as it was at a moment, byte for byte; or list a collection's rows."""
     row = key_of(key) if key is not None else None
+    said = moment(at, "--at", before_tx=before_tx, before_seq=before_seq, latest=latest)
     async with run.app() as app:
         if row is not None:
-            await _show_row(run, app, collection, row, at)
+            await _show_row(run, app, collection, row, said or "latest")
         else:
-            await _show_rows(run, app, collection, at, limit)
+            await _show_rows(run, app, collection, said or "latest", limit)
 
 
 async def _show_row(run: Run, app: App, collection: str, key: str, at: str) -> None:
@@ -164,6 +176,9 @@ async def history(
         str | None,
         typer.Option("--at", metavar="TARGET", help="Only what is in the state of this moment."),
     ] = None,
+    before_tx: BeforeTxOption = None,
+    before_seq: BeforeSeqOption = None,
+    latest: LatestOption = False,
 ) -> None:
     """Tell how a row came to be, newest change first: when, who, why, from what to what."""
     from pitr.domain.history import row_changes
@@ -171,6 +186,7 @@ async def history(
     from pitr.faces.documents import history_document
 
     row = key_of(key)
+    at = moment(at, "--at", before_tx=before_tx, before_seq=before_seq, latest=latest)
     async with run.app() as app:
         changes = await app.history.changes(run.log, collection, row)
         if not any(each.key for each in changes):

@@ -28,6 +28,12 @@ from pitr.faces.documents.changes import (
     key_document,
     row_change_document,
 )
+from pitr.faces.documents.find import (
+    describe_command,
+    description_document,
+    find_document,
+    match_document,
+)
 from pitr.faces.documents.logs import (
     gap_document,
     lane_document,
@@ -43,6 +49,7 @@ from pitr.faces.documents.plans import (
     restore_document,
     verify_document,
 )
+from pitr.faces.documents.reconcile import reconcile_document
 from pitr.faces.documents.records import (
     appended_document,
     ingest_document,
@@ -59,11 +66,14 @@ __all__ = [
     "change_document",
     "change_reference",
     "check_document",
+    "describe_command",
+    "description_document",
     "detach_document",
     "dumps",
     "error_document",
     "facts_document",
     "field_document",
+    "find_document",
     "findings_document",
     "gap_document",
     "history_document",
@@ -72,12 +82,14 @@ __all__ = [
     "key_document",
     "lane_document",
     "mark_document",
+    "match_document",
     "object_document",
     "operation_document",
     "plain_text",
     "plan_document",
     "quarantine_document",
     "reads_document",
+    "reconcile_document",
     "resolution_document",
     "restore_document",
     "row_change_document",

@@ -79,20 +79,22 @@ def resolution_text(resolution: Resolution) -> str:
 
 
 def _position(resolution: Resolution) -> str:
+    if resolution.position == "between" and resolution.next is None:
+        return "after the newest change: nothing has come since"
     return {
-        "before": "before the first change",
         "exact": "exactly on a change",
         "between": "between two changes",
-        "past": "past the last change that is captured",
+        "past": "in the past: before the first change",
+        "future": "in the future: ahead of what is captured",
         "gap": "inside a known gap: changes are missing here",
     }[resolution.position]
 
 
 def _taken_in(resolution: Resolution) -> str:
-    cut = resolution.cut
+    cut, so_far = resolution.cut, "so far " if resolution.position == "future" else ""
     if cut.at_us is None:
-        return f"every change below seq {cut.seq_end}"
-    return f"every change up to {rfc3339(cut.at_us)}, below seq {cut.seq_end}"
+        return f"{so_far}every change below seq {cut.seq_end}"
+    return f"{so_far}every change up to {rfc3339(cut.at_us)}, below seq {cut.seq_end}"
 
 
 def _left_out(resolution: Resolution) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pitr.domain.columnar.rows import tail_table
-from pitr.domain.columnar.scan import changes_between, neighbours, transaction_changes
+from pitr.domain.columnar.scan import changes_between, neighbours, transaction_start
 from tests.domain.columnar.builders import change, segment_file
 
 TIMES = [5, 5, 7, 6, 6, 9]
@@ -25,10 +25,11 @@ def paths(tmp_path: Path) -> list[Path]:
 TAIL = tail_table(CHANGES[4:])
 
 
-def test_changes_of_a_transaction_in_order(paths: list[Path]) -> None:
-    assert transaction_changes(paths, TAIL, "t") == CHANGES[::2]
-    assert transaction_changes(paths, TAIL, "t", limit=2) == CHANGES[:3:2]
-    assert transaction_changes(paths, None, "nobody's") == []
+def test_the_start_of_a_transaction(paths: list[Path]) -> None:
+    assert transaction_start(paths, TAIL, "t") == 1
+    assert transaction_start(paths[1:], TAIL, "t") == 3
+    assert transaction_start([], TAIL, "t") == 5
+    assert transaction_start(paths, None, "nobody's") is None
 
 
 @pytest.mark.parametrize("at_us", range(4, 11))
