@@ -1,0 +1,367 @@
+"""A rewind in a PostgreSQL database: lock, compare, write, check, move sequences, commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import asyncpg
+import orjson
+
+from pitr.adapters.sinks.postgres.connection import connected, pin_settings, shown, translated
+from pitr.adapters.sinks.postgres.foreign_keys import ForeignKey, foreign_keys
+from pitr.adapters.sinks.postgres.rewind_checks import check_deferrable, check_foreign_keys
+from pitr.adapters.sinks.postgres.rewind_stage import WANTED, Stage
+from pitr.adapters.sinks.postgres.rewind_tables import RewindTable, check_rules, rewind_tables
+from pitr.adapters.sinks.postgres.rewind_writing import Writing, in_order, written
+from pitr.adapters.sinks.postgres.sequences import move_sequences
+from pitr.adapters.sinks.postgres.sink import LOCK_TIMEOUT_S
+from pitr.adapters.sinks.postgres.tables import existing, quoted, table_names
+from pitr.adapters.sinks.postgres.triggers import Triggers
+from pitr.domain.errors import Conflict, PitrError, Unavailable
+from pitr.domain.pgoutput.reasons import REASON_PREFIX
+from pitr.domain.rewind import (
+    CONFLICTS_MAX,
+    CONFLICTS_SHOWN,
+    ColumnRules,
+    OnConflict,
+    Place,
+    RowConflict,
+    SequenceSight,
+    Sight,
+    TableSight,
+    Work,
+    Written,
+)
+from pitr.domain.rewind_ports import Rewound, Says
+
+OUTCOME_ATTEMPTS: Final = 20
+OUTCOME_PAUSE_S: Final = 0.5
+"""How often, and how long after each other, a database is asked whether it has committed."""
+
+_PLACE = """
+SELECT datname::text, oid::bigint FROM pg_database WHERE datname = current_database()
+"""
+_SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+_XID = "SELECT pg_current_xact_id()::text"
+_OUTCOME = "SELECT pg_xact_status($1::text::xid8)"
+_SAYS = "SELECT pg_logical_emit_message(true, $1, $2::text)"
+
+_SEQUENCES = """
+SELECT DISTINCT n.nspname AS schema, c.relname AS name, a.attname::text AS column,
+    s.seqincrement > 0 AS ascends
+FROM pg_depend d
+JOIN pg_class c ON c.relkind = 'S'
+ AND c.oid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE d.refobjid END
+JOIN pg_sequence s ON s.seqrelid = c.oid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+JOIN pg_attribute a
+  ON a.attrelid = coalesce(f.adrelid, d.refobjid) AND a.attnum = coalesce(f.adnum, d.refobjsubid)
+WHERE a.attrelid = $1::bigint::oid AND a.attgenerated = ''
+  AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype)
+  AND (d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+       OR d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+       AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0)
+ORDER BY schema, name
+"""
+
+
+class PostgresRewind:
+    """A database whose rows are taken back; only rows that differ are touched.
+
+    Made for tables with a unique index on the key of their rows. See ``domain.rewind`` for the
+    rules and ``rewind_writing`` for the order.
+    """
+
+    def __init__(self, url: str, *, lock_timeout_s: int = LOCK_TIMEOUT_S) -> None:
+        self._url = url
+        self._lock_timeout_s = lock_timeout_s
+
+    async def look(self, works: Sequence[Work], rules: ColumnRules) -> Sight:
+        """See what a rewind would find; changes nothing. See ``RewindSink.look``."""
+        async with connected(self._url) as connection:
+            with translated():
+                async with _rolled_back(connection):
+                    await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
+                    rewind = await _Rewind.begun(connection, self._url, works, rules)
+                    await rewind.stage()
+                    return await rewind.seen()
+
+    async def rewind(
+        self,
+        works: Sequence[Work],
+        rules: ColumnRules,
+        *,
+        on_conflict: OnConflict,
+        says: Says,
+        check: Callable[[Sight], None],
+    ) -> Rewound:
+        """Take the rows back, all of them or none. See ``RewindSink.rewind``."""
+        async with connected(self._url) as connection:
+            with translated():
+                transaction = connection.transaction()
+                await transaction.start()
+                await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
+                await _lock(connection, works)
+                rewind = await _Rewind.begun(connection, self._url, works, rules)
+                check(rewind.sight())
+                await rewind.triggers.silence(connection, rewind.oids)
+                await check_rules(connection, rewind.oids, replica=rewind.triggers.replica)
+                await rewind.stage()
+                conflicts = await rewind.settle(on_conflict)
+                await rewind.say(says)
+                done = await rewind.run()
+                xid: str = await connection.fetchval(_XID)
+            await self._commit(transaction, xid)
+        return replace(done, conflicts=tuple(conflicts))
+
+    async def _commit(self, transaction: asyncpg.transaction.Transaction, xid: str) -> None:
+        """Commit; where the connection breaks at that, ask the database what came of it."""
+        try:
+            with translated():
+                await transaction.commit()
+        except Unavailable as error:
+            if await self._outcome(xid) == "committed":
+                return
+            raise Unavailable(
+                "the connection broke before the rewind was committed",
+                hint="nothing was changed; try again",
+                reason=error.facts.get("reason"),
+            ) from error
+
+    async def _outcome(self, xid: str) -> str:
+        for _ in range(OUTCOME_ATTEMPTS):
+            try:
+                async with connected(self._url) as connection:
+                    with translated():
+                        outcome = await connection.fetchval(_OUTCOME, xid)
+            except PitrError:
+                outcome = None
+            if outcome in ("committed", "aborted"):
+                return str(outcome)
+            await asyncio.sleep(OUTCOME_PAUSE_S)
+        raise Unavailable(
+            "the connection broke at the commit, so the rewind may have succeeded",
+            hint=f"ask the database: SELECT pg_xact_status('{xid}')",
+        )
+
+
+@asynccontextmanager
+async def _rolled_back(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    transaction = connection.transaction(isolation="repeatable_read")
+    await transaction.start()
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            await transaction.rollback()
+
+
+async def _lock(connection: asyncpg.Connection, works: Sequence[Work]) -> None:
+    """Keep other writers out of every table that matters; readers go on."""
+    known = {}
+    for work in works:
+        schema = work.schema_now or work.schema_then
+        if schema is not None:
+            known[work.collection] = schema
+    names = table_names([work.collection for work in works], {}, known)
+    found = await existing(connection, names.values())
+    oids = [table.oid for table in found.values()]
+    keys = await foreign_keys(connection, oids)
+    for name in sorted({*found, *(key.child for key in keys), *(key.parent for key in keys)}):
+        await connection.execute(f"LOCK TABLE {name.quoted} IN SHARE ROW EXCLUSIVE MODE")
+
+
+@dataclass(kw_only=True)
+class _Rewind:
+    """One rewind under way, inside its transaction."""
+
+    connection: asyncpg.Connection
+    place: Place
+    rules: ColumnRules
+    tables: list[RewindTable]
+    keys: tuple[ForeignKey, ...]
+    triggers: Triggers = field(default_factory=Triggers)
+
+    @classmethod
+    async def begun(
+        cls,
+        connection: asyncpg.Connection,
+        url: str,
+        works: Sequence[Work],
+        rules: ColumnRules,
+    ) -> _Rewind:
+        """Describe what it is about."""
+        tables = await rewind_tables(connection, works, rules)
+        oids = [oid for table in tables for oid in table.oids]
+        keys = await foreign_keys(connection, oids)
+        return cls(
+            connection=connection,
+            place=await _place(connection, url),
+            rules=rules,
+            tables=in_order(tables, keys),
+            keys=keys,
+        )
+
+    @property
+    def oids(self) -> list[int]:
+        """The tables, and their partitions."""
+        return [oid for table in self.tables for oid in table.oids]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The temporary tables of each table."""
+        return [Stage(self.connection, table) for table in self.tables]
+
+    def sight(self) -> Sight:
+        """What is seen before any row is looked at."""
+        return Sight(
+            place=self.place,
+            tables=tuple(
+                TableSight(
+                    collection=table.collection, table=str(table.name), columns=table.columns
+                )
+                for table in self.tables
+            ),
+        )
+
+    async def stage(self) -> None:
+        """Load the rows, and compare them with those there are."""
+        for stage in self.stages:
+            await stage.load(drop_gone=self.rules.gone == "drop")
+            await stage.compare()
+
+    async def seen(self) -> Sight:
+        """What a plan shows."""
+        conflicts: list[RowConflict] = []
+        counts, settled = {}, {}
+        sequences: list[SequenceSight] = []
+        for stage in self.stages:
+            conflicts += await stage.conflicts(CONFLICTS_SHOWN)
+            counts[stage.table.collection] = await stage.conflict_count()
+            settled[stage.table.collection] = await stage.settled_count()
+            sequences += await _sequences(self.connection, stage.table)
+        return replace(
+            self.sight(),
+            conflicts=tuple(conflicts),
+            conflict_counts={name: count for name, count in counts.items() if count},
+            settled={name: count for name, count in settled.items() if count},
+            sequences=tuple(sequences),
+        )
+
+    async def settle(self, on_conflict: OnConflict) -> list[RowConflict]:
+        """Deal with rows that are not what the log says; return them.
+
+        Raises:
+            Conflict: There are some, and they are to be refused; or too many.
+        """
+        counts = {stage.table.collection: await stage.conflict_count() for stage in self.stages}
+        total = sum(counts.values())
+        if not total:
+            return []
+        limit = CONFLICTS_SHOWN if on_conflict == "refuse" else CONFLICTS_MAX
+        found: list[RowConflict] = []
+        for stage in self.stages:
+            found += await stage.conflicts(limit, with_live=on_conflict == "overwrite")
+        if on_conflict == "refuse" or total > CONFLICTS_MAX:
+            message = (
+                "rows are not what the log says they are"
+                if on_conflict == "refuse"
+                else "too many rows are not what the log says they are"
+            )
+            raise Conflict(
+                message,
+                hint="wait until the log has caught up, or say --on-conflict overwrite or skip",
+                conflicts=total,
+                examples=[_named(each) for each in found[:CONFLICTS_SHOWN]],
+            )
+        if on_conflict == "skip":
+            for stage in self.stages:
+                await stage.skip_conflicts()
+        return found
+
+    async def say(self, says: Says) -> None:
+        """Tell whoever captures the database whose changes these are."""
+        content = {"reason": says.reason, "actor": says.actor}
+        body = orjson.dumps({name: text for name, text in content.items() if text is not None})
+        await self.connection.execute(_SAYS, REASON_PREFIX, body.decode())
+
+    async def run(self) -> Rewound:
+        """Write, and check what was written; sequences go last, as they do not move back."""
+        counts = {stage.table.number: await stage.decide() for stage in self.stages}
+        settled, settled_rows = {}, list[tuple[str, str]]()
+        for stage in self.stages:
+            settled[stage.table.collection] = await stage.settled_count()
+            settled_rows += await stage.settled_rows(CONFLICTS_MAX)
+        writing = Writing(
+            connection=self.connection, tables=self.tables, keys=self.keys, counts=counts
+        )
+        await writing.run(replica=self.triggers.replica)
+        notes = await self._check()
+        done: dict[str, Written] = {
+            table.collection: await written(self.connection, table, counts[table.number])
+            for table in self.tables
+        }
+        await self.triggers.restore(self.connection)
+        await move_sequences(
+            self.connection,
+            [replace(each.now, name=each.temporary(WANTED)) for each in self.tables],
+        )
+        return Rewound(
+            written=done,
+            settled={name: count for name, count in settled.items() if count},
+            settled_rows=tuple(settled_rows),
+            notes=tuple(notes),
+        )
+
+    async def _check(self) -> list[str]:
+        """Check what rested together with the triggers."""
+        if not self.triggers.replica:
+            await self.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            return []
+        notes = await check_foreign_keys(self.connection, self.tables, self.keys)
+        return notes + await check_deferrable(self.connection, self.tables)
+
+
+async def _place(connection: asyncpg.Connection, url: str) -> Place:
+    database, oid = await connection.fetchrow(_PLACE)
+    try:
+        async with connection.transaction():
+            system = await connection.fetchval(_SYSTEM)
+    except asyncpg.InsufficientPrivilegeError:
+        system = None
+    return Place(url=shown(url), system=system, database=database, database_oid=oid)
+
+
+async def _sequences(connection: asyncpg.Connection, table: RewindTable) -> list[SequenceSight]:
+    """The sequences that a rewind would move, and to what."""
+    found = []
+    for row in await connection.fetch(_SEQUENCES, table.oids[0]):
+        furthest, past = ("max", ">") if row["ascends"] else ("min", "<")
+        sequence = f"{quoted(row['schema'])}.{quoted(row['name'])}"
+        column = quoted(row["column"])
+        to = await connection.fetchval(
+            f"SELECT reached.value FROM (SELECT {furthest}({column})::bigint AS value"
+            f" FROM {table.temporary(WANTED).quoted}) AS reached, {sequence} AS now"
+            f" WHERE reached.value {past} now.last_value"
+            f" OR reached.value = now.last_value AND NOT now.is_called"
+        )
+        if to is not None:
+            found.append(
+                SequenceSight(
+                    sequence=f"{row['schema']}.{row['name']}",
+                    table=str(table.name),
+                    column=row["column"],
+                    to=to,
+                )
+            )
+    return found
+
+
+def _named(conflict: RowConflict) -> str:
+    columns = f" ({', '.join(conflict.columns)})" if conflict.columns else ""
+    return f"{conflict.collection} {conflict.key} {conflict.kind}{columns}"

@@ -1,0 +1,305 @@
+"""Rows of a rewind in temporary tables of the table's own types, beside the rows there are.
+
+For each table: ``expected`` is what the log says of the rows now, ``wanted`` what they were,
+``live`` what they are, ``conflicts`` which of them are not as expected, and ``actions`` what is to
+be done with each. All are found by the row's key in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Final
+
+import asyncpg
+import pyarrow as pa
+
+from pitr.adapters.sinks.batches import ahead, slices
+from pitr.adapters.sinks.postgres.connection import translated
+from pitr.adapters.sinks.postgres.fast import escaped
+from pitr.adapters.sinks.postgres.rewind_tables import RewindTable
+from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
+from pitr.adapters.sinks.postgres.tables import Table, TableName, quoted
+from pitr.domain.errors import Conflict
+from pitr.domain.rewind import RowConflict
+
+EXPECTED: Final = "expected"
+WANTED: Final = "wanted"
+LIVE: Final = "live"
+CONFLICTS: Final = "conflicts"
+ACTIONS: Final = "actions"
+
+_BY_VALUE: Final = frozenset(("numeric", "jsonb"))
+"""Types of which another source than the table itself may write equal values in other ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The temporary tables of one table."""
+
+    connection: asyncpg.Connection
+    table: RewindTable
+
+    async def load(self, *, drop_gone: bool) -> None:
+        """Fill ``expected`` and ``wanted``.
+
+        Raises:
+            InvalidRequest: A document does not fit the table.
+        """
+        table = self.table
+        expected = _side(table.now, table.columns.expected, fill=False)
+        wanted = _side(table.then, table.columns.written, fill=True)
+        await self._make(EXPECTED)
+        await self._make(WANTED)
+        for column in wanted.columns:
+            default = table.facts[column.name].default
+            if column.fills_itself and default is not None:
+                await self._run(
+                    f"ALTER TABLE {self._name(WANTED)} ALTER COLUMN {quoted(column.name)}"
+                    f" SET DEFAULT {default}"
+                )
+        rows = table.work.difference.rows
+        await self._copy(EXPECTED, expected, rows("now"), drop_unknown=True)
+        await self._copy(WANTED, wanted, rows("then"), drop_unknown=drop_gone)
+
+    async def _make(self, suffix: str) -> None:
+        table = self.table
+        columns = ", ".join([f"NULL::text AS {table.key_column}", *map(quoted, table.plain)])
+        await self._run(
+            f"CREATE TEMP TABLE {quoted(table.temporary(suffix).table)} ON COMMIT DROP AS"
+            f" SELECT {columns} FROM {table.target} WITH NO DATA"
+        )
+
+    async def _copy(
+        self,
+        suffix: str,
+        side: Table,
+        batches: Iterable[pa.RecordBatch],
+        *,
+        drop_unknown: bool,
+    ) -> None:
+        collection = self.table.collection
+        encoder = RowEncoder(collection, side, drop_unknown=drop_unknown)
+        lines = (found for part in slices(batches) for found in encoder.encoded(part))
+        async with aclosing(ahead(lines)) as coming:
+            async for each in coming:
+                await self._copy_lines(suffix, each)
+        await self._run(f"ANALYZE {self._name(suffix)}")
+
+    async def _copy_lines(self, suffix: str, lines: Lines) -> None:
+        def place(line: int) -> Mapping[str, object]:
+            return {"collection": self.table.collection, "key": lines.keys[line - 1]}
+
+        name = self.table.temporary(suffix)
+        with translated(place):
+            await self.connection.copy_to_table(
+                name.table,
+                schema_name=name.schema,
+                columns=(_unquoted(self.table.key_column), *lines.columns),
+                source=_with_keys(lines),
+                format="text",
+            )
+
+    async def compare(self) -> None:
+        """Fill ``live`` and ``conflicts``.
+
+        Raises:
+            Conflict: Two keys of the log are one row of the table.
+        """
+        await self._check_single()
+        await self._make_live()
+        await self._make_conflicts()
+
+    async def _check_single(self) -> None:
+        table = self.table
+        key = ", ".join(f"{quoted(name)}::text" for name, _ in table.key)
+        row = await self.connection.fetchrow(
+            f"SELECT min({table.key_column}) AS one, max({table.key_column}) AS other FROM ("
+            f" SELECT {table.key_column}, {key} FROM {self._name(EXPECTED)}"
+            f" UNION SELECT {table.key_column}, {key} FROM {self._name(WANTED)}"
+            f") AS r ({table.key_column}, {_aliases(table)})"
+            f" GROUP BY {_aliases(table)} HAVING count(*) > 1 LIMIT 1"
+        )
+        if row is not None:
+            raise Conflict(
+                "two keys of the log are one row of the table",
+                collection=table.collection,
+                keys=[row["one"], row["other"]],
+            )
+
+    async def _make_live(self) -> None:
+        table, key = self.table, self.table.key_column
+        columns = ", ".join([key, *(quoted(name) for name, _ in table.key)])
+        live = ", ".join(f"t.{quoted(name)}" for name in table.facts)
+        await self._run(
+            f"CREATE TEMP TABLE {quoted(table.temporary(LIVE).table)} ON COMMIT DROP AS"
+            f" SELECT k.{key}, {live} FROM ("
+            f"SELECT {columns} FROM {self._name(EXPECTED)} UNION ALL"
+            f" SELECT {columns} FROM {self._name(WANTED)} w WHERE NOT EXISTS"
+            f" (SELECT FROM {self._name(EXPECTED)} e WHERE e.{key} = w.{key})"
+            f") AS k JOIN {table.target} AS t ON {table.same_key('t', 'k')}"
+        )
+        await self._run(f"ANALYZE {self._name(LIVE)}")
+
+    async def _make_conflicts(self) -> None:
+        key = self.table.key_column
+        await self._run(
+            f"CREATE TEMP TABLE {quoted(self.table.temporary(CONFLICTS).table)} ON COMMIT DROP AS"
+            f" SELECT coalesce(e.{key}, w.{key}) AS {key},"
+            f" CASE WHEN l.{key} IS NULL THEN 'gone' WHEN e.{key} IS NULL THEN 'appeared'"
+            f" ELSE 'changed' END AS kind"
+            f" FROM {self._joined()} WHERE NOT ({self._as_expected()}) AND NOT ({self._settled()})"
+        )
+
+    def _joined(self) -> str:
+        """Expected, wanted and live rows side by side: ``e``, ``w`` and ``l``."""
+        key = self.table.key_column
+        return (
+            f"{self._name(EXPECTED)} AS e FULL JOIN {self._name(WANTED)} AS w"
+            f" ON e.{key} = w.{key} LEFT JOIN {self._name(LIVE)} AS l"
+            f" ON l.{key} = coalesce(e.{key}, w.{key})"
+        )
+
+    def _as_expected(self) -> str:
+        key = self.table.key_column
+        same = " AND ".join(map(self._equals_expected, self.table.columns.expected)) or "true"
+        return (
+            f"CASE WHEN e.{key} IS NULL OR l.{key} IS NULL"
+            f" THEN e.{key} IS NULL AND l.{key} IS NULL ELSE {same} END"
+        )
+
+    def _equals_expected(self, name: str) -> str:
+        """What another source says of a column is compared as a value, where it may be written
+        otherwise, and not at all where a column that has a default was left to it."""
+        column, table = quoted(name), self.table
+        exact = f"l.{column}::text IS NOT DISTINCT FROM e.{column}::text"
+        if table.captured:
+            return exact
+        [described] = [each for each in table.now.columns if each.name == name]
+        if described.base in _BY_VALUE:
+            exact = f"l.{column} IS NOT DISTINCT FROM e.{column}"
+        return f"({exact} OR e.{column} IS NULL)" if described.fills_itself else exact
+
+    def _settled(self) -> str:
+        """The condition that the row is as it was, already."""
+        key, table = self.table.key_column, self.table
+        same = "false" if table.columns.defaulted else table.same("l", "w", table.columns.written)
+        return (
+            f"CASE WHEN w.{key} IS NULL OR l.{key} IS NULL"
+            f" THEN w.{key} IS NULL AND l.{key} IS NULL ELSE {same} END"
+        )
+
+    async def conflict_count(self) -> int:
+        """How many rows are not as expected."""
+        count: int = await self.connection.fetchval(f"SELECT count(*) FROM {self._name(CONFLICTS)}")
+        return count
+
+    async def settled_count(self) -> int:
+        """How many rows are as they were, already."""
+        count: int = await self.connection.fetchval(
+            f"SELECT count(*) FROM {self._joined()} WHERE {self._settled()}"
+        )
+        return count
+
+    async def settled_rows(self, limit: int) -> list[tuple[str, str]]:
+        """The first of these, by collection and key."""
+        rows = await self.connection.fetch(
+            f"SELECT coalesce(e.{self.table.key_column}, w.{self.table.key_column}) AS key"
+            f" FROM {self._joined()} WHERE {self._settled()} LIMIT {limit}"
+        )
+        return [(self.table.collection, row["key"]) for row in rows]
+
+    async def conflicts(self, limit: int, *, with_live: bool = False) -> list[RowConflict]:
+        """Return the first conflicts by key; with the rows as they are, if that is asked for."""
+        table, key = self.table, self.table.key_column
+        differing = ", ".join(
+            f"CASE WHEN NOT ({self._equals_expected(name)}) THEN {_text(name)} END"
+            for name in table.columns.expected
+        )
+        columns = ", ".join(f"l.{quoted(name)}" for name in table.plain)
+        live = f"row_to_json((SELECT r FROM (SELECT {columns}) AS r))::text"
+        rows = await self.connection.fetch(
+            f"SELECT c.{key} AS key, c.kind, array_remove(ARRAY[{differing}]::text[], NULL)"
+            f" AS columns, CASE WHEN l.{key} IS NOT NULL THEN {live if with_live else 'NULL'} END"
+            f" AS live FROM {self._name(CONFLICTS)} AS c"
+            f" LEFT JOIN {self._name(EXPECTED)} AS e ON e.{key} = c.{key}"
+            f" LEFT JOIN {self._name(LIVE)} AS l ON l.{key} = c.{key}"
+            f' ORDER BY c.{key} COLLATE "C" LIMIT {limit}'
+        )
+        return [
+            RowConflict(
+                collection=table.collection,
+                key=row["key"],
+                kind=row["kind"],
+                columns=tuple(row["columns"]) if row["kind"] == "changed" else (),
+                live=row["live"],
+            )
+            for row in rows
+        ]
+
+    async def skip_conflicts(self) -> None:
+        """Forget the rows that are not as expected."""
+        key = self.table.key_column
+        for suffix in (EXPECTED, WANTED, LIVE):
+            await self._run(
+                f"DELETE FROM {self._name(suffix)} WHERE {key} IN"
+                f" (SELECT {key} FROM {self._name(CONFLICTS)})"
+            )
+
+    async def decide(self) -> dict[str, int]:
+        """Fill ``actions``; count them."""
+        table, key = self.table, self.table.key_column
+        fixed = table.same("l", "w", table.fixed)
+        await self._run(
+            f"CREATE TEMP TABLE {quoted(table.temporary(ACTIONS).table)} ON COMMIT DROP AS"
+            f" SELECT coalesce(e.{key}, w.{key}) AS {key}, CASE WHEN w.{key} IS NULL THEN 'delete'"
+            f" WHEN l.{key} IS NULL THEN 'insert' WHEN {fixed} THEN 'update'"
+            f" ELSE 'replace' END AS action"
+            f" FROM {self._joined()} WHERE NOT ({self._settled()})"
+        )
+        await self._run(f"ANALYZE {self._name(ACTIONS)}")
+        rows = await self.connection.fetch(
+            f"SELECT action, count(*) AS count FROM {self._name(ACTIONS)} GROUP BY action"
+        )
+        return {row["action"]: row["count"] for row in rows}
+
+    def _name(self, suffix: str) -> str:
+        return self.table.temporary(suffix).quoted
+
+    async def _run(self, statement: str) -> None:
+        await self.connection.execute(statement)
+
+
+def _side(table: Table, names: Iterable[str], *, fill: bool) -> Table:
+    """The table as rows of one side fill it: the columns that these have, and generated ones."""
+    wanted = set(names)
+    columns = tuple(
+        replace(column, fills_itself=column.fills_itself and fill)
+        for column in table.columns
+        if column.name in wanted or column.generated
+    )
+    return replace(table, name=TableName("pg_temp", table.name.table), columns=columns)
+
+
+async def _with_keys(lines: Lines) -> AsyncGenerator[bytes, None]:
+    """The lines, each with the row's key in the log in front."""
+    yield b"".join(_prefixed(lines))
+
+
+def _prefixed(lines: Lines) -> Iterator[bytes]:
+    bodies = lines.body.split(b"\n")[:-1]
+    for key, body in zip(lines.keys, bodies, strict=True):
+        yield escaped(key).encode() + b"\t" + body + b"\n"
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"')
+
+
+def _text(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def _aliases(table: RewindTable) -> str:
+    return ", ".join(f"pitr_k{place}" for place in range(len(table.key)))

@@ -1,0 +1,210 @@
+"""The log side of a rewind: which rows differ between two moments, and how; never a whole table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from pitr.domain.change import Op
+from pitr.domain.columnar.changed import Between, Changed, changed_rows
+from pitr.domain.columnar.difference import (
+    CollectionDifference,
+    differences,
+    read_state,
+    write_state,
+)
+from pitr.domain.columnar.rows import changes_of
+from pitr.domain.limits import Limits
+from pitr.domain.log import LogView
+from pitr.domain.manifest import ObjectRef
+from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
+from pitr.domain.pgoutput.schema_log import SCHEMAS
+from pitr.domain.plan import Reads
+from pitr.domain.rewind import CutWithTorn, Scope, Work, reason_of
+from pitr.services.archive import Archive
+
+POSTGRES_PREFIX = "postgres:"
+"""Of lanes that attached databases come by; no other says what a table was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differing:
+    """What differs, while its files are there. ``size_bytes`` is what was read of objects."""
+
+    works: tuple[Work, ...]
+    differences: dict[str, CollectionDifference]
+    changed: Changed
+    size_bytes: int
+
+
+class DifferenceReader:
+    """Compares states of a log, in bounded memory."""
+
+    def __init__(self, archive: Archive, *, limits: Limits) -> None:
+        self._archive = archive
+        self._limits = limits
+
+    @asynccontextmanager
+    async def differing(
+        self, view: LogView, scope: Scope, *, now: CutWithTorn | None = None
+    ) -> AsyncIterator[Differing]:
+        """Find the rows of a scope that differ.
+
+        Args:
+            now: Where the rows are taken to be now; by default at ``scope.now``. Which rows
+                changed is a matter of the scope alone.
+
+        Raises:
+            DataLoss: An object is missing, damaged or another one.
+            Conflict: The rows of a collection are not all keyed by the same columns.
+        """
+        now = now or scope.now
+        async with self._archive.scratch_folder() as folder:
+            changed, read = await self._changed(view, scope, folder)
+            found: dict[str, CollectionDifference] = {}
+            works: list[Work] = []
+            if changed.counts:
+                names = frozenset(changed.counts)
+                then_file = folder / "then.arrow"
+                read += await self._keep(view, scope.then, changed, names, then_file)
+                reads = self._archive.reads(view, now.cut, torn=dict(now.torn), collections=names)
+                if not scope.now.torn and not now.torn:
+                    reads = _newest_reads(reads, view, changed)
+                async with self._archive.state(
+                    view, reads, collections=names, keys=changed.path
+                ) as state:
+                    found = await asyncio.to_thread(
+                        differences,
+                        changed.path,
+                        read_state(then_file),
+                        state.all_rows(),
+                        folder=folder,
+                    )
+                read += list(reads.objects)
+                works = await self._works(view, scope.then, now, found)
+            objects = {ref.name: ref.size_bytes for ref in read}
+            yield Differing(
+                works=tuple(works),
+                differences=found,
+                changed=changed,
+                size_bytes=sum(objects.values()),
+            )
+
+    async def _changed(
+        self, view: LogView, scope: Scope, folder: Path
+    ) -> tuple[Changed, list[ObjectRef]]:
+        refs = [ref for ref in view.segments if _may_differ(ref, scope.then, scope.now)]
+        emptied = any("truncate" in ops for ref in refs for ops in ref.ops.values())
+        emptied = emptied or "truncate" in view.tail.column("op").to_pylist()
+        every = list(view.segments) if emptied else refs
+        names = [ref.name for ref in every]
+        paths = dict(zip(names, await self._archive.verified(every), strict=True))
+        undone = scope.operation
+        between = Between(
+            paths=[paths[ref.name] for ref in refs],
+            all_paths=list(paths.values()),
+            tail=view.tail,
+            then=scope.then.cut,
+            now=scope.now.cut,
+            collections=scope.collections,
+            keys=scope.keys,
+            reason=None if undone is None else reason_of(undone),
+        )
+        work = partial(
+            changed_rows,
+            between,
+            folder / "changed.parquet",
+            memory_bytes=self._limits.memory_bytes,
+            spill_folder=folder,
+            threads=self._limits.threads,
+        )
+        return await asyncio.to_thread(work), every
+
+    async def _keep(
+        self,
+        view: LogView,
+        moment: CutWithTorn,
+        changed: Changed,
+        names: frozenset[str],
+        path: Path,
+    ) -> list[ObjectRef]:
+        reads = self._archive.reads(view, moment.cut, torn=dict(moment.torn), collections=names)
+        async with self._archive.state(view, reads, collections=names, keys=changed.path) as state:
+            await asyncio.to_thread(lambda: write_state(path, state.all_rows()))
+        return list(reads.objects)
+
+    async def _works(
+        self,
+        view: LogView,
+        then: CutWithTorn,
+        now: CutWithTorn,
+        found: dict[str, CollectionDifference],
+    ) -> list[Work]:
+        schemas_then, schemas_now = [await self.schemas(view, cut) for cut in (then, now)]
+        return [
+            Work(
+                difference=each,
+                schema_then=schemas_then.get(name),
+                schema_now=schemas_now.get(name),
+            )
+            for name, each in found.items()
+            if each.count
+        ]
+
+    async def schemas(self, view: LogView, moment: CutWithTorn) -> dict[str, TableSchema]:
+        """Read what the tables of attached databases were, by collection."""
+        own = frozenset((SCHEMAS,))
+        named = any(SCHEMAS in ref.ops for ref in view.objects)
+        if not named and SCHEMAS not in view.tail.column("collection").unique().to_pylist():
+            return {}
+        reads = self._archive.reads(view, moment.cut, torn=dict(moment.torn), collections=own)
+        async with self._archive.state(view, reads, collections=own) as state:
+            batches = await asyncio.to_thread(list, state.rows(SCHEMAS))
+        rows = chain.from_iterable(map(changes_of, batches))
+        bodies = [
+            row.after
+            for row in rows
+            if row.after is not None and row.lane.startswith(POSTGRES_PREFIX)
+        ]
+        return {schema.collection: schema for schema in map(schema_from_body, bodies)}
+
+
+def _newest_reads(reads: Reads, view: LogView, changed: Changed) -> Reads:
+    """What is to be read for the rows that changed, as they are now, where that has all changes.
+
+    Each of them has a change from the first one on that made a difference, so its newest change is
+    there, too. Only patches need what was before.
+    """
+    recent = tuple(ref for ref in view.segments if ref.seq_end > changed.seq_first)
+    patched = any("patch" in ops for ref in recent for ops in ref.ops.values())
+    if patched or Op.PATCH in view.tail.column("op").to_pylist():
+        return reads
+    segments = tuple(
+        ref
+        for ref in recent
+        if ref.seq_first < reads.cut.seq_end and not changed.counts.keys().isdisjoint(ref.ops)
+    )
+    return replace(reads, base=(), base_seq_end=changed.seq_first, segments=segments)
+
+
+def _may_differ(ref: ObjectRef, then: CutWithTorn, now: CutWithTorn) -> bool:
+    """Tell whether a segment may hold changes that are in one of two cuts only."""
+    return any(_is_beyond(ref, cut) for cut in (then, now)) and not (
+        _is_outside(ref, then) and _is_outside(ref, now)
+    )
+
+
+def _is_beyond(ref: ObjectRef, cut: CutWithTorn) -> bool:
+    torn = any(first < ref.seq_end for first in cut.torn.values())
+    late = cut.at_us is not None and ref.at_max_us > cut.at_us
+    return torn or late or ref.seq_end > cut.seq_end
+
+
+def _is_outside(ref: ObjectRef, cut: CutWithTorn) -> bool:
+    late = cut.at_us is not None and ref.at_min_us > cut.at_us
+    return late or ref.seq_first >= cut.seq_end
