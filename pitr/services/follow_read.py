@@ -21,6 +21,7 @@ from pitr.domain.pgoutput.model import Part, Transaction
 from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.pgoutput.ports import Database, Stream
 from pitr.domain.pgoutput.schema import TableSchema
+from pitr.domain.pgoutput.schema_change import describes
 from pitr.domain.pgoutput.schema_log import (
     SchemaStep,
     schema_step,
@@ -235,7 +236,7 @@ class StreamReader:
         if found is None or await self._database.relation_of(found) != relation:
             # It is gone by now or something else; or a partition, which comes under its root.
             self._looks_due.set()
-            if before is None or await self._database.relation_of(before) != relation:
+            if before is None or not describes(before, relation):
                 await self._put_undescribed(relation.collection, commit_us)
             return
         step = schema_step(before, found)

@@ -6,19 +6,25 @@ Each has a follower stand still, or come late, at the one moment that matters.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pitr.adapters.postgres.attached import AttachedDatabase
+from pitr.adapters.postgres.replication import StreamPoll
 from pitr.domain.batch import Batch
 from pitr.domain.catalog import Catalog
 from pitr.domain.columnar.schema import DRAFT_SCHEMA
 from pitr.domain.errors import Unavailable
 from pitr.domain.log import Source
 from pitr.domain.pgoutput.schema_log import UNDESCRIBED
+from pitr.services import follow_store
 from tests.postgres.following import App, app_of, attach, caught_up, following, state_of
+from tests.postgres.test_follow import HeldStream
 from tests.services.world import World
 
 WAIT_S = 20
@@ -127,6 +133,102 @@ async def is_read(world: World, source: Source, collection: str) -> bool:
         tables = lane.state.get("copy", {}).get("tables", {})
         return bool(tables.get(collection, {}).get("done"))
     return False
+
+
+async def test_a_transaction_in_pieces_begins_behind_what_was_confirmed(
+    world: World, source_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log was told that nothing came, and released the slot, before the first piece."""
+    monkeypatch.setattr(follow_store, "HEARTBEAT_S", 0.0)
+    async with app_of(source_db) as app:
+        await app.run("CREATE TABLE rows (id int PRIMARY KEY)")
+        source = await attach(app)
+        held = HeldStream(AttachedDatabase(source, url=source.url), rows=150)
+        async with following(world, source, database=held, capture_rows_max=20) as worker:
+            await caught_up(world, app, source)
+            await app.run("CREATE TABLE silent ()", "DROP TABLE silent")
+            end = await app.value("SELECT pg_current_wal_lsn()::text")
+            async with asyncio.timeout(WAIT_S):
+                while not await app.value(IS_PAST, source.slot, end):
+                    await asyncio.sleep(0.02)
+            await app.run("INSERT INTO rows SELECT generate_series(1, 300)")
+            async with asyncio.timeout(WAIT_S):
+                await held.reached.wait()
+                while not await open_count(world, source):
+                    await asyncio.sleep(0.02)
+            await worker.cut_off()
+        async with following(world, source):
+            await caught_up(world, app, source)
+        assert await state_of(world, "public.rows") == await app.rows("rows")
+        assert {gap.collection for gap in (await world.catalog.view(world.log)).gaps} == {
+            "public.rows",
+            "public.beats",
+        }
+
+
+class Silent:
+    """A database that says nothing but that it has read its WAL up to ``before``."""
+
+    def __init__(self, real: AttachedDatabase, *, before: int) -> None:
+        self._real, self._before = real, before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    @asynccontextmanager
+    async def stream(self, _: int) -> AsyncIterator[Any]:
+        yield SimpleNamespace(poll=self._poll, confirm=lambda _: None)
+
+    async def _poll(self, **_: object) -> StreamPoll:
+        await asyncio.sleep(0.02)
+        lsn = self._before
+        return StreamPoll(messages=[], size_bytes=0, server_lsn=lsn, idle_lsn=lsn, idle_us=0)
+
+
+async def test_silence_before_the_rest_of_a_transaction_is_not_its_end(
+    world: World, source_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source reads a large transaction again, and says how far it is meanwhile."""
+    async with app_of(source_db) as app:
+        await app.run("CREATE TABLE rows (id int PRIMARY KEY)")
+        source = await attach(app)
+        async with following(world, source):
+            await caught_up(world, app, source)
+        await app.run("INSERT INTO rows SELECT generate_series(1, 300)")
+        held = HeldStream(AttachedDatabase(source, url=source.url), rows=150)
+        async with following(world, source, database=held, capture_rows_max=20) as worker:
+            async with asyncio.timeout(WAIT_S):
+                while not await open_count(world, source):
+                    await asyncio.sleep(0.02)
+            await worker.cut_off()
+        monkeypatch.setattr(follow_store, "HEARTBEAT_S", 0.0)
+        (lane,) = await world.catalog.lanes(world.log, prefix=source.lane)
+        silent = Silent(
+            AttachedDatabase(source, url=source.url), before=int(lane.state["open"]["lsn"]) - 1
+        )
+        async with following(world, source, database=silent) as worker:
+            async with asyncio.timeout(WAIT_S):
+                while worker.follower.following.notes.lsn != silent._before:
+                    await asyncio.sleep(0.02)
+            assert await state_of(world, "public.rows") == {}, "a part of it shows"
+            await worker.cut_off()
+        async with following(world, source):
+            await caught_up(world, app, source)
+        assert await state_of(world, "public.rows") == await app.rows("rows")
+        changes = [each for each in await world.changes() if each.collection == "public.rows"]
+        created = [each.key for each in changes if each.op == "create"]
+        assert len(created) == len(set(created)), "a part of it is there twice"
+
+
+IS_PAST = """
+SELECT confirmed_flush_lsn >= $2::text::pg_lsn FROM pg_replication_slots WHERE slot_name = $1
+"""
+
+
+async def open_count(world: World, source: Source) -> int:
+    """How many rows the log has of a transaction that goes on."""
+    (lane,) = await world.catalog.lanes(world.log, prefix=source.lane)
+    return int((lane.state["open"] or {"done": 0})["done"])
 
 
 @pytest.mark.parametrize("is_cut_off", [False, True])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pitr.domain.pgoutput.model import Relation
 from pitr.domain.pgoutput.schema import TableColumn, TableSchema, UsedType
 
 
@@ -124,6 +125,23 @@ def difference(before: TableSchema, after: TableSchema) -> SchemaChange:
         detached=detached,
     )
     return replace(shown, other=shown.is_empty and before.digest != after.digest)
+
+
+def describes(schema: TableSchema, relation: Relation) -> bool:
+    """Tell whether rows that the stream brings are of the shape that a document tells of.
+
+    They may lack columns: which are published is not in the document, and what is dropped is seen
+    by the next one.
+    """
+    generated = {column.name for column in schema.columns if column.generated is not None}
+    known = {(column.name, column.type_oid, column.typmod) for column in schema.columns}
+    sent = {(column.name, column.type_oid, column.typmod) for column in relation.columns}
+    return (
+        (schema.schema, schema.name, schema.identity)
+        == (relation.schema, relation.name, relation.identity)
+        and sent <= known
+        and {*relation.key} - generated == {*schema.row_key} - generated
+    )
 
 
 def _renamed(before: TableSchema, after: TableSchema) -> tuple[str, str] | None:

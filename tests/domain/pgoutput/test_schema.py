@@ -9,6 +9,8 @@ import orjson
 import pytest
 
 from pitr.domain.errors import DataLoss
+from pitr.domain.pgoutput import schema_log
+from pitr.domain.pgoutput.model import Column, Relation
 from pitr.domain.pgoutput.schema import (
     Constraint,
     ForeignKey,
@@ -20,7 +22,8 @@ from pitr.domain.pgoutput.schema import (
     UsedType,
     schema_from_body,
 )
-from pitr.domain.pgoutput.schema_change import SchemaChange, difference
+from pitr.domain.pgoutput.schema_change import SchemaChange, describes, difference
+from pitr.domain.pgoutput.schema_log import UNDESCRIBED, schema_steps
 
 INTEGER, TEXT, VARCHAR, NUMERIC = 23, 25, 1043, 1700
 
@@ -297,3 +300,50 @@ def test_what_rows_do_not_show_is_only_noted() -> None:
     ):
         change = changed(other, FULL)
         assert change.other and not change.is_empty and not change.must_read_again
+
+
+# What the stream brings ---------------------------------------------------------------------------
+
+
+def relation(*names: str, key: tuple[str, ...] = ("id",), **fields: Any) -> Relation:
+    columns = tuple(
+        Column(name=name, type_oid=INTEGER, typmod=-1, form="number", in_identity=name in key)
+        for name in names
+    )
+    given = {"relid": 100, "schema": "public", "name": "t", "identity": "d", **fields}
+    return Relation(columns=columns, key=key, **given)
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_told"),
+    [
+        (relation("id", "a", "b"), True),
+        (relation("id", "b"), True),  # the others are not published, or were dropped
+        (relation("id", "a", "c"), False),
+        (relation("id", "a", "b", key=("a",)), False),
+        (relation("id", "a", "b", identity="f"), False),
+        (relation("id", "a", "b", name="u"), False),
+    ],
+)
+def test_a_document_describes_rows_of_its_columns(rows: Relation, is_told: bool) -> None:
+    assert describes(TABLE, rows) is is_told
+
+
+def test_a_document_describes_rows_of_its_types_only() -> None:
+    longer = replace(TABLE, columns=(*TABLE.columns[:2], column(4, "b", typmod=9)))
+    assert not describes(longer, relation("id", "a", "b"))
+
+
+def test_rows_without_a_key_are_described_with_all_their_columns() -> None:
+    keyless = replace(TABLE, identity="f", identity_columns=(), primary_key=None)
+    names = ("id", "a", "b")
+    assert describes(keyless, relation(*names, key=names, identity="f"))
+    assert not describes(keyless, relation("id", "a", key=("id", "a"), identity="f"))
+
+
+def test_what_is_of_another_shape_is_emptied_and_read_again() -> None:
+    (step,) = schema_steps({100: TABLE}, {100: TABLE}, undescribed={"public.t"})
+    assert (step.empties, step.reasons) == (("public.t",), (UNDESCRIBED,))
+    (step,) = schema_steps({}, {100: TABLE}, undescribed={"public.t"})
+    assert (step.empties, step.reasons) == (("public.t",), (schema_log.NEW, UNDESCRIBED))
+    assert schema_steps({100: TABLE}, {100: TABLE}, undescribed={"public.u"}) == []
