@@ -40,6 +40,24 @@ def pytest_report_header() -> list[str]:
     return [*brokers.describe(), *servers.describe()]
 
 
+LONG = (
+    "tests/kafka/test_chaos.py",
+    "tests/postgres/test_chaos.py",
+    "tests/services/test_machine.py",
+    "tests/system/",
+    "tests/kafka/test_sink_kafka.py",
+    "tests/postgres/test_random_sql.py",
+    "tests/domain/columnar/test_memory.py",
+)
+"""Tests that take long, or wait long."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no process works alone at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 START_US = 1_772_357_400_000_000
 """2026-03-01T09:30:00Z"""
 

@@ -97,14 +97,16 @@ def snapshot_due(view: LogView, *, waited_us: int, limits: Limits) -> bool:
     Args:
         view: The log now.
         waited_us: How long the newest snapshot has been the newest, as far as is known.
-        limits: ``snapshot_changes_min`` changes are enough at any time; once ``snapshot_age_us``
-            has passed, a hundredth of the snapshot's rows.
+        limits: ``snapshot_changes_min`` changes are enough at any time, if they are as many as
+            the snapshot has rows, each of which the next one writes again; once
+            ``snapshot_age_us`` has passed, a hundredth of the rows.
     """
     parts = latest_snapshot(view.snapshots)
     changed = view.state.seq_next - (parts[0].seq_end if parts else 1)
+    rows = sum(ref.row_count for ref in parts)
     if waited_us >= limits.snapshot_age_us:
-        return changed > sum(ref.row_count for ref in parts) // 100
-    return changed >= limits.snapshot_changes_min
+        return changed > rows // 100
+    return changed >= max(limits.snapshot_changes_min, rows)
 
 
 def snapshots_to_retire(snapshots: Iterable[ObjectRef], *, kept: int) -> tuple[ObjectRef, ...]:

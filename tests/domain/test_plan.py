@@ -331,6 +331,8 @@ def test_the_newest_snapshot_is_all_its_parts() -> None:
         (0, None, 0, 1_000, False),
         (13, 5, 1, 999, False),
         (14, 5, 1, 999, True),
+        (203, 5, 200, 999, False),
+        (204, 5, 200, 999, True),
         (5, 5, 1, 1_000, True),
         (4, 5, 1, 1_000, False),
         (6, 5, 200, 1_000, False),
