@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from pitr.adapters.cancelled import check_cancelled
 from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 
 CONNECTIONS_MAX = 8
@@ -47,6 +48,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
+        check_cancelled(error)
         raise Conflict("another writer of the catalog won", cause=error) from error
     except _REFUSED as error:
         raise InvalidRequest(
@@ -55,6 +57,7 @@ def translated() -> Iterator[None]:
     except asyncpg.DataError as error:
         raise InvalidRequest("the catalog cannot hold a value", cause=error) from error
     except _UNAVAILABLE as error:
+        check_cancelled(error)
         raise Unavailable(
             "the catalog does not answer", cause=f"{type(error).__name__}: {error}"
         ) from error

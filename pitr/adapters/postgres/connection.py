@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from pitr.adapters.cancelled import check_cancelled
 from pitr.domain.errors import Conflict, InvalidRequest, NotFound, PitrError, Unavailable
 from pitr.domain.pgoutput.model import SESSION
 
@@ -74,8 +75,10 @@ def translated() -> Iterator[None]:
     except PitrError:
         raise
     except asyncpg.PostgresError as error:
+        check_cancelled(error)
         raise _family(error) from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+        check_cancelled(error)
         reason = str(error) or type(error).__name__
         raise Unavailable("the source does not answer", reason=reason) from error
 
