@@ -73,7 +73,9 @@ async def test_one_that_was_frozen_takes_nothing_of_its_heir_for_a_loss(
         database = Frozen(AttachedDatabase(source, url=source.url))
         async with following(world, source, database=database) as worker:
             async with asyncio.timeout(WAIT_S):
-                await database.reached.wait()
+                await database.reached.wait()  # by whoever asks first: it may not have claimed yet
+                while await owner_of(world, source) != worker.owner:
+                    await asyncio.sleep(0.02)
             await app.run("INSERT INTO rows VALUES (2)")
             end = await moved_on(world, app, source)
             gaps = len((await world.catalog.view(world.log)).gaps)
@@ -87,6 +89,11 @@ async def test_one_that_was_frozen_takes_nothing_of_its_heir_for_a_loss(
 
 
 SLOT_AT = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1"
+
+
+async def owner_of(world: World, source: Source) -> str | None:
+    (lane,) = await world.catalog.lanes(world.log, prefix=source.lane)
+    return lane.owner
 
 
 async def moved_on(world: World, app: App, source: Source) -> str:
