@@ -11,10 +11,11 @@ import structlog
 
 from pitr.app import App, open_app
 from pitr.domain.errors import Unavailable
-from pitr.services.tasks import pause
+from pitr.services.tasks import backoff_s, pause
 from pitr.settings import Settings
 
-BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+SAID_MAX = 5
+"""How often the same is said; then it is known."""
 
 Result = TypeVar("Result")
 
@@ -37,9 +38,9 @@ async def patiently(
         except Unavailable as error:
             if settings.catalog_url is None or stop.is_set():
                 raise
-            if attempt < len(BACKOFF_S):  # said a few times, then it is known
+            if attempt < SAID_MAX:
                 logger.warning("start_waits", error=str(error), hint="check PITR_CATALOG_URL")
-            await pause(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)], stop)
+            await pause(backoff_s(attempt), stop)
             attempt += 1
 
 

@@ -25,8 +25,8 @@ from pitr.services.append import Appender
 from pitr.services.capture_drain import LaneDrain
 from pitr.services.capture_lane import Lane
 from pitr.services.capture_reports import LaneReports
-from pitr.services.capture_work import From, LaneWork, backoff_s
-from pitr.services.tasks import ended, pause, single
+from pitr.services.capture_work import From, LaneWork
+from pitr.services.tasks import backoff_s, ended, pause, single
 
 POLL_S = 0.1
 AWAY_RETRY_S = 1.0

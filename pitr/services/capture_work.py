@@ -19,18 +19,13 @@ from pitr.domain.ports import Clock, Feed
 from pitr.domain.pulled import Source, gap_of, next_lane, position_to_peek, source_problem
 from pitr.services.capture_drain import LaneDrain
 from pitr.services.capture_lane import Lane
+from pitr.services.tasks import backoff_s
 
-BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 TAKEN_CHECK_S = 3.0
 TAKEN_SILENT_US = 10_000_000
 """A lane is free again when its owner has said nothing for so long."""
 
 From = Literal["beginning", "end"]
-
-
-def backoff_s(failures: int) -> float:
-    """How long to wait after a failure that came after ``failures`` others."""
-    return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
 
 
 class _Halted(Exception):

@@ -40,9 +40,8 @@ from pitr.services.follow_read import Sample, StreamReader
 from pitr.services.follow_report import FollowReports
 from pitr.services.follow_state import Following
 from pitr.services.follow_store import StreamStore
-from pitr.services.tasks import pause, single
+from pitr.services.tasks import backoff_s, pause, single
 
-BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 TAKEN_CHECK_S = 1.0
 HALTED_RETRY_S = 30.0
 OTHER = "another process follows it"
@@ -128,7 +127,7 @@ class Follower:
         except LaneTaken as error:
             self._logger.warning("lane_taken", error=str(error))
             following.claimed = False
-            await pause(BACKOFF_S[0], stop)
+            await pause(backoff_s(0), stop)
         except _Halted as error:
             self._say("lane_halted", str(error))
             await pause(HALTED_RETRY_S, stop)
@@ -141,7 +140,7 @@ class Follower:
             self._logger.warning(
                 "begins_again", error=str(error), hint=getattr(error, "hint", None)
             )
-            await pause(BACKOFF_S[min(following.failures, len(BACKOFF_S) - 1)], stop)
+            await pause(backoff_s(following.failures), stop)
             following.failures += 1
 
     async def _may_take(self) -> bool:

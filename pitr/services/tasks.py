@@ -9,6 +9,13 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+def backoff_s(failures: int) -> float:
+    """How long to wait after a failure that came after ``failures`` others."""
+    return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+
 
 async def pause(seconds: float, stop: asyncio.Event) -> None:
     """Sleep, but no longer than until ``stop``."""

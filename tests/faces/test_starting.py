@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
-from pitr.faces import starting
 from pitr.faces.starting import patiently
+from pitr.services import tasks
 from pitr.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "BACKOFF_S", (0.0, 0.001))
+    monkeypatch.setattr(tasks, "BACKOFF_S", (0.0, 0.001))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pitr.domain.errors import Unavailable
 from pitr.domain.ports import FeedListener, FeedPoll
 from pitr.domain.records import Peeked, Reading, Records, decode_records, digest_of
 from pitr.services import capture as module
-from pitr.services import capture_work
+from pitr.services import capture_work, tasks
 from pitr.services.append import Appender
 from pitr.services.capture import Capture
 from tests.services.world import LIMITS, World
@@ -186,7 +186,7 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture_work, "BACKOFF_S", (0.01,))
+    monkeypatch.setattr(tasks, "BACKOFF_S", (0.01,))
     monkeypatch.setattr(module, "REPORT_EVERY_S", 0.02)
     monkeypatch.setattr(module, "HALTED_RETRY_S", 0.05)
     monkeypatch.setattr(capture_work, "TAKEN_CHECK_S", 0.05)
