@@ -26,6 +26,9 @@ from tests.postgres import servers
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The tests of one process share a catalog, and Hypothesis makes a log for each example.
+os.environ["PITR_LOGS_MAX"] = "1000000"
+
 settings.register_profile(
     "dev", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
