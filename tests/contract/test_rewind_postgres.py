@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pitr.adapters.sinks.postgres.rewind import PostgresRewind
+from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
 from pitr.domain.columnar.changed import CHANGED_SCHEMA
 from pitr.domain.columnar.difference import STATE_SCHEMA, differences
 from pitr.domain.errors import Conflict, InvalidRequest
 from pitr.domain.pgoutput.schema import TableSchema
-from pitr.domain.rewind import ColumnRules, OnConflict, Work
-from pitr.domain.rewind_ports import Rewound, Says
+from pitr.domain.rewind.columns import ColumnRules, Work
+from pitr.domain.rewind.ports import Rewound, Says
+from pitr.domain.rewind.sight import OnConflict
 from tests.fakes import table_schema
 
 Rows = Mapping[int, str]

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from pitr.adapters.clock import SystemClock, new_uid
-from pitr.adapters.sinks.postgres.rewind import PostgresRewind
+from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
 from pitr.domain.errors import Conflict
 from pitr.services.append import Appender
 from pitr.services.resolve import Resolver
-from pitr.services.rewind import Rewinder, RewindReport, RewindRequest
+from pitr.services.rewind.rewinder import Rewinder, RewindReport, RewindRequest
 from tests.postgres.conftest import SourceServer
 from tests.postgres.following import App, app_of, attach, caught_up, following
 from tests.postgres.restoring import binary, database_of

@@ -13,10 +13,11 @@ from typing import Any
 import asyncpg
 
 from pitr.adapters.clock import new_uid
-from pitr.adapters.sinks.postgres.rewind import PostgresRewind
-from pitr.domain.rewind import OnConflict, RewindPlan
+from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
+from pitr.domain.rewind.plan import RewindPlan
+from pitr.domain.rewind.sight import OnConflict
 from pitr.services.append import Appender
-from pitr.services.rewind import Rewinder, RewindReport, RewindRequest
+from pitr.services.rewind.rewinder import Rewinder, RewindReport, RewindRequest
 from tests.changes import batch, draft
 from tests.services.world import World
 

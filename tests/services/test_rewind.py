@@ -21,10 +21,11 @@ from pitr.adapters.catalog import PostgresCatalog
 from pitr.adapters.embedded import EmbeddedPostgres
 from pitr.adapters.migrations_folder import migrations_folder
 from pitr.adapters.objects import DirectoryStore
-from pitr.adapters.sinks.postgres.rewind import PostgresRewind
+from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
 from pitr.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from pitr.domain.manifest import GENESIS_HASH
-from pitr.domain.rewind import ColumnRules, RewindPlan
+from pitr.domain.rewind.columns import ColumnRules
+from pitr.domain.rewind.plan import RewindPlan
 from tests.conftest import START_US, ManualClock
 from tests.services.rewinding import AppDatabase, app_database, counts
 from tests.services.world import World

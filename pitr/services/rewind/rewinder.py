@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pitr.domain.catalog import Catalog
-from pitr.domain.errors import Conflict, InvalidRequest, NotFound, PitrError
+from pitr.domain.errors import Conflict, NotFound, PitrError
 from pitr.domain.limits import Limits
 from pitr.domain.log import Gap, LogView
 from pitr.domain.plan import is_own
 from pitr.domain.ports import Clock
-from pitr.domain.rewind import (
-    MARK_PREFIX,
-    ColumnRules,
-    CutWithTorn,
-    OnConflict,
-    RewindPlan,
-    Scope,
-    Sight,
-    Written,
-    check_same,
-    does,
-    plan_hash,
-    reason_of,
-)
-from pitr.domain.rewind_ports import RewindSink, Rewound, Says
+from pitr.domain.rewind.columns import ColumnRules
+from pitr.domain.rewind.plan import RewindPlan, check_same, does, plan_hash, reason_of
+from pitr.domain.rewind.ports import RewindSink, Rewound, Says
+from pitr.domain.rewind.scope import CutWithTorn, Scope
+from pitr.domain.rewind.sight import OnConflict, Sight
 from pitr.domain.target import Resolution
-from pitr.domain.times import rfc3339
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
 from pitr.services.resolve import Resolver
 from pitr.services.restore import known_collections
-from pitr.services.rewind_difference import DifferenceReader, Differing
-from pitr.services.rewind_log import RewindLog, captured_by
-from pitr.services.rewind_undo import operation_of, traces_of
+from pitr.services.rewind.difference import DifferenceReader, Differing
+from pitr.services.rewind.log import RewindLog, captured_by
+from pitr.services.rewind.record import Recorded, Run, end_document
+from pitr.services.rewind.seen import gap_document, seen_document, target_document
+from pitr.services.rewind.undo import operation_of, traces_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +120,7 @@ class Rewinder:
             keys=request.keys,
             rules=request.rules,
         )
-        seen = {"target": _target_document(then), "gaps": [_gap_document(gap) for gap in gaps]}
+        seen = {"target": target_document(then), "gaps": [gap_document(gap) for gap in gaps]}
         return await self._planned(view, scope, sink, seen)
 
     async def plan_undo(
@@ -157,7 +148,7 @@ class Rewinder:
             operation=operation_id,
             rules=rules or ColumnRules(),
         )
-        seen = {"target": _target_document(then), "gaps": []}
+        seen = {"target": target_document(then), "gaps": []}
         return await self._planned(view, scope, sink, seen)
 
     async def _planned(
@@ -167,7 +158,7 @@ class Rewinder:
             sight = await sink.look(differing.works, scope.rules)
             done = does(scope, differing.differences, sight)
         lanes = await captured_by(self._catalog, scope.log, sight.place)
-        seen |= _seen_document(differing, sight)
+        seen |= seen_document(differing, sight)
         seen["lanes"] = {
             work.collection: lanes[work.collection]
             for work in differing.works
@@ -201,13 +192,13 @@ class Rewinder:
         latest = CutWithTorn.of(await self._resolver.resolve(view, "latest"))
         # An undo goes back from where the rewind left the rows; what came after is a conflict.
         now = latest if scope.kind == "rewind" else scope.now
-        run = _Run(plan, operation_id, on_conflict, actor, reason, reason_of(operation_id, reason))
+        run = Run(plan, operation_id, on_conflict, actor, reason, reason_of(operation_id, reason))
         async with (
             self._reader.differing(view, scope, now=now) as differing,
             self._recorded(view, run, started_us) as ended,
         ):
             rewound, appended, lanes, notes = await self._rewound(run, differing, sink)
-            ended.update(_end_document(rewound, lanes, appended))
+            ended.update(end_document(rewound, lanes, appended))
         late = latest.seq_end - scope.now.seq_end
         if late > 0 and scope.kind == "rewind":
             notes.append(
@@ -225,7 +216,7 @@ class Rewinder:
         )
 
     async def _rewound(
-        self, run: _Run, differing: Differing, sink: RewindSink
+        self, run: Run, differing: Differing, sink: RewindSink
     ) -> tuple[Rewound, int, dict[str, str], list[str]]:
         """Change the database, then the log."""
         scope, seen = run.plan.scope, list[Sight]()
@@ -264,97 +255,8 @@ class Rewinder:
             notes.append(f"the log could not be told of the rewind ({error}); reconcile it")
         return rewound, appended, {name: lane or log.lane for name, lane in lanes.items()}, notes
 
-    def _recorded(self, view: LogView, run: _Run, started_us: int) -> _Recorded:
-        return _Recorded(self._catalog, self._clock, view, run, started_us)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One rewind under way; ``says`` is the reason of its changes."""
-
-    plan: RewindPlan
-    operation_id: str
-    on_conflict: OnConflict
-    actor: str | None
-    reason: str | None
-    says: str
-
-    @property
-    def mark(self) -> str:
-        """The mark of the moment before it."""
-        return f"{MARK_PREFIX}{self.operation_id}"
-
-
-class _Recorded:
-    """Records a rewind: its mark, its begin and its end. Without an effect, there is no mark."""
-
-    def __init__(
-        self, catalog: Catalog, clock: Clock, view: LogView, run: _Run, started_us: int
-    ) -> None:
-        self._catalog = catalog
-        self._clock = clock
-        self._view = view
-        self._run = run
-        self._started_us = started_us
-        self._ended: dict[str, Any] = {}
-
-    async def __aenter__(self) -> dict[str, Any]:
-        run, scope = self._run, self._run.plan.scope
-        detail = {
-            "plan": run.plan.hash,
-            "mark": run.mark,
-            "seq_end": scope.then.seq_end,
-            "at": None if scope.then.at_us is None else rfc3339(scope.then.at_us),
-            "without_tx": sorted(scope.then.torn),
-            "collections": None if scope.collections is None else sorted(scope.collections),
-            "undoes": scope.operation,
-            "on_conflict": run.on_conflict,
-            "sink": dict(run.plan.does["sink"]),
-        }
-        await self._catalog.begin_operation(
-            self._view.state,
-            operation_id=run.operation_id,
-            kind=scope.kind,
-            actor=run.actor,
-            reason=run.reason,
-            started_us=self._started_us,
-            detail=detail,
-        )
-        try:
-            await self._catalog.put_mark(
-                scope.log,
-                run.mark,
-                seq_end=None,
-                at_us=None,
-                created_us=self._clock.now_us(),
-                actor=run.actor,
-                reason=run.says,
-            )
-        except BaseException as error:
-            await self._end(error)
-            raise
-        return self._ended
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        await self._end(error)
-
-    async def _end(self, error: BaseException | None) -> None:
-        run = self._run
-        outcome, detail = "done", self._ended
-        if error is not None:
-            outcome = "failed"
-            detail = {"error": getattr(error, "code", type(error).__name__), "why": str(error)}
-        try:
-            await self._catalog.end_operation(
-                run.operation_id, outcome=outcome, ended_us=self._clock.now_us(), detail=detail
-            )
-            if isinstance(error, Conflict | InvalidRequest):
-                await self._catalog.delete_mark(run.plan.scope.log, run.mark)
-        except PitrError:
-            return  # what was done stands; that its end is not recorded undoes nothing
-
-
-# Documents --------------------------------------------------------------------------------------
+    def _recorded(self, view: LogView, run: Run, started_us: int) -> Recorded:
+        return Recorded(self._catalog, self._clock, view, run, started_us)
 
 
 def _asked(request: RewindRequest) -> frozenset[str] | None:
@@ -379,51 +281,3 @@ def _gaps(resolutions: Sequence[Resolution], asked: frozenset[str] | None) -> li
     return [
         gap for gap in found if gap.collection is None or asked is None or gap.collection in asked
     ]
-
-
-def _gap_document(gap: Gap) -> dict[str, Any]:
-    return {
-        "lane": gap.lane,
-        "collection": gap.collection,
-        "seq_end": gap.seq_end,
-        "reason": gap.reason,
-    }
-
-
-def _target_document(resolution: Resolution) -> dict[str, Any]:
-    previous, following = resolution.previous, resolution.next
-    return {
-        "asked": resolution.target.text,
-        "position": resolution.position,
-        "previous": None if previous is None else [previous.seq, rfc3339(previous.at_us)],
-        "next": None if following is None else [following.seq, rfc3339(following.at_us)],
-    }
-
-
-def _seen_document(differing: Differing, sight: Sight) -> dict[str, Any]:
-    conflicts = [asdict(replace(each, live=None)) for each in sight.conflicts]
-    return {
-        "conflicts": {"counts": dict(sight.conflict_counts), "examples": conflicts},
-        "settled": dict(sight.settled),
-        "sequences": [asdict(each) for each in sight.sequences],
-        "emptied": sorted(differing.changed.emptied),
-        "torn": {
-            "count": differing.changed.torn_count,
-            "examples": list(differing.changed.torn),
-        },
-        "bytes": differing.size_bytes,
-        "notes": list(sight.notes),
-    }
-
-
-def _end_document(rewound: Rewound, lanes: Mapping[str, str], appended: int) -> dict[str, Any]:
-    def counts(written: Written) -> dict[str, int]:
-        return asdict(written)
-
-    return {
-        "rows": {name: counts(each) for name, each in rewound.written.items()},
-        "settled": dict(rewound.settled),
-        "conflicts": len(rewound.conflicts),
-        "lanes": dict(lanes),
-        "appended": appended,
-    }

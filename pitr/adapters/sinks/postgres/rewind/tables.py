@@ -18,7 +18,14 @@ from pitr.adapters.sinks.postgres.tables import (
     table_names,
 )
 from pitr.domain.errors import InvalidRequest
-from pitr.domain.rewind import ColumnPlan, ColumnRules, LiveColumn, Work, check_keyed, column_plan
+from pitr.domain.rewind.columns import (
+    ColumnPlan,
+    ColumnRules,
+    LiveColumn,
+    Work,
+    check_keyed,
+    column_plan,
+)
 
 KEY_COLUMN: Final = "pitr_key"
 """What the temporary tables call the row's key in the log, unless the table has such a column."""

@@ -13,30 +13,29 @@ import orjson
 
 from pitr.adapters.sinks.postgres.connection import connected, pin_settings, shown, translated
 from pitr.adapters.sinks.postgres.foreign_keys import ForeignKey, foreign_keys
-from pitr.adapters.sinks.postgres.rewind_checks import check_deferrable, check_foreign_keys
-from pitr.adapters.sinks.postgres.rewind_stage import WANTED, Stage
-from pitr.adapters.sinks.postgres.rewind_tables import RewindTable, check_rules, rewind_tables
-from pitr.adapters.sinks.postgres.rewind_writing import Writing, in_order, written
+from pitr.adapters.sinks.postgres.rewind.checks import check_deferrable, check_foreign_keys
+from pitr.adapters.sinks.postgres.rewind.stage import WANTED, Stage
+from pitr.adapters.sinks.postgres.rewind.tables import RewindTable, check_rules, rewind_tables
+from pitr.adapters.sinks.postgres.rewind.writing import Writing, in_order, written
 from pitr.adapters.sinks.postgres.sequences import move_sequences
 from pitr.adapters.sinks.postgres.sink import LOCK_TIMEOUT_S
 from pitr.adapters.sinks.postgres.tables import existing, quoted, table_names
 from pitr.adapters.sinks.postgres.triggers import Triggers
 from pitr.domain.errors import Conflict, PitrError, Unavailable
 from pitr.domain.pgoutput.reasons import REASON_PREFIX
-from pitr.domain.rewind import (
+from pitr.domain.rewind.columns import ColumnRules, Work
+from pitr.domain.rewind.ports import Rewound, Says
+from pitr.domain.rewind.sight import (
     CONFLICTS_MAX,
     CONFLICTS_SHOWN,
-    ColumnRules,
     OnConflict,
     Place,
     RowConflict,
     SequenceSight,
     Sight,
     TableSight,
-    Work,
     Written,
 )
-from pitr.domain.rewind_ports import Rewound, Says
 
 OUTCOME_ATTEMPTS: Final = 20
 OUTCOME_PAUSE_S: Final = 0.5

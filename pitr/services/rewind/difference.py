@@ -25,7 +25,9 @@ from pitr.domain.manifest import ObjectRef
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS
 from pitr.domain.plan import Reads
-from pitr.domain.rewind import CutWithTorn, Scope, Work, reason_of
+from pitr.domain.rewind.columns import Work
+from pitr.domain.rewind.plan import reason_of
+from pitr.domain.rewind.scope import CutWithTorn, Scope
 from pitr.services.archive import Archive
 
 POSTGRES_PREFIX = "postgres:"

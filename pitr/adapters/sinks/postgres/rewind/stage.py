@@ -18,11 +18,11 @@ import pyarrow as pa
 from pitr.adapters.sinks.batches import ahead, slices
 from pitr.adapters.sinks.postgres.connection import translated
 from pitr.adapters.sinks.postgres.fast import escaped
-from pitr.adapters.sinks.postgres.rewind_tables import RewindTable
+from pitr.adapters.sinks.postgres.rewind.tables import RewindTable
 from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
 from pitr.adapters.sinks.postgres.tables import Table, TableName, quoted
 from pitr.domain.errors import Conflict
-from pitr.domain.rewind import RowConflict
+from pitr.domain.rewind.sight import RowConflict
 
 EXPECTED: Final = "expected"
 WANTED: Final = "wanted"

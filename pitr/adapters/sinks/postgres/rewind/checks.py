@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import asyncpg
 
 from pitr.adapters.sinks.postgres.foreign_keys import ForeignKey
-from pitr.adapters.sinks.postgres.rewind_stage import ACTIONS, LIVE, WANTED
-from pitr.adapters.sinks.postgres.rewind_tables import RewindTable, UniqueIndex
-from pitr.adapters.sinks.postgres.rewind_writing import references
+from pitr.adapters.sinks.postgres.rewind.stage import ACTIONS, LIVE, WANTED
+from pitr.adapters.sinks.postgres.rewind.tables import RewindTable, UniqueIndex
+from pitr.adapters.sinks.postgres.rewind.writing import references
 from pitr.adapters.sinks.postgres.tables import quoted
 from pitr.domain.errors import Conflict
 

@@ -11,7 +11,7 @@ from pitr.domain.catalog import Catalog
 from pitr.domain.columnar.traces import Traces, traces
 from pitr.domain.errors import Conflict, NotFound
 from pitr.domain.log import LogView
-from pitr.domain.rewind import reason_of
+from pitr.domain.rewind.plan import reason_of
 from pitr.services.archive import Archive
 
 OPERATIONS_MAX: Final = 10_000

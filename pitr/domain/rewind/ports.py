@@ -6,14 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pitr.domain.rewind import (
-    ColumnRules,
-    OnConflict,
-    RowConflict,
-    Sight,
-    Work,
-    Written,
-)
+from pitr.domain.rewind.columns import ColumnRules, Work
+from pitr.domain.rewind.sight import OnConflict, RowConflict, Sight, Written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from pitr.domain.columnar.difference import CollectionDifference
 from pitr.domain.errors import Busy
 from pitr.domain.formats.draft import Draft, table_of
 from pitr.domain.pgoutput.notes import Notes
-from pitr.domain.rewind import LANE_PREFIX, Place, RowConflict
+from pitr.domain.rewind.plan import LANE_PREFIX
+from pitr.domain.rewind.sight import Place, RowConflict
 from pitr.services.append import Appender
 
 BATCH_ROWS: Final = 10_000

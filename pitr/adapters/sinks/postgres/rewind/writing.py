@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 
 from pitr.adapters.sinks.postgres.foreign_keys import ForeignKey, parents_first
-from pitr.adapters.sinks.postgres.rewind_stage import ACTIONS, EXPECTED, LIVE, WANTED
-from pitr.adapters.sinks.postgres.rewind_tables import RewindTable
+from pitr.adapters.sinks.postgres.rewind.stage import ACTIONS, EXPECTED, LIVE, WANTED
+from pitr.adapters.sinks.postgres.rewind.tables import RewindTable
 from pitr.adapters.sinks.postgres.tables import quoted
 from pitr.domain.errors import Conflict
-from pitr.domain.rewind import Written
+from pitr.domain.rewind.sight import Written
 
 _RIGHTS = "as a role that may set session_replication_role this can be done"
 

@@ -1,0 +1,1 @@
+"""Rows of a PostgreSQL database taken back, in one transaction."""

@@ -1,0 +1,1 @@
+"""Rewinds and their undoing: plan, apply, record."""
