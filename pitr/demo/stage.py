@@ -120,24 +120,39 @@ cd / && rm -rf {folder}
 """
 
 
+ENVIRONMENT = """\
+# For a shell: pitr and psql are found, pitr knows the shop's log, and $SHOP is its database.
+export PATH={programs}:"$PATH"
+export PITR_DATA={data}
+export SHOP={shop}
+export DEMO={folder}
+"""
+
+
 def _kept(
     result: DemoResult, place: Path, server: EmbeddedPostgres, service: Service, story: Story
 ) -> DemoResult:
     folder = shlex.quote(str(place))
     (place / "stop").write_text(STOP_SCRIPT.format(pid=service.pid, folder=folder))
-    pitr = f"{shlex.quote(sys.executable)} -m pitr"
-    shop = shlex.quote(story.urls["shop"])
+    programs = f"{Path(sys.executable).parent}:{server.bin_folder}"
+    environment = ENVIRONMENT.format(
+        programs=shlex.quote(programs),
+        data=shlex.quote(str(service.data)),
+        shop=shlex.quote(story.urls["shop"]),
+        folder=folder,
+    )
+    (place / "env").write_text(environment)
     return replace(
         result,
         folder=str(place),
         urls={"pitr": service.url, **story.urls},
         commands=(
-            f"export PITR_DATA={shlex.quote(str(service.data))}",
-            f"{pitr} status",
-            f"{pitr} sources",
-            f"{pitr} describe {result.target}",
-            f"{pitr} history shop.orders 100001",
-            f"{server.bin_folder / 'psql'} {shop}",
+            f"source {folder}/env",
+            "pitr status",
+            "pitr sources",
+            f"pitr describe {result.target}",
+            "pitr history shop.orders 100001",
+            'psql "$SHOP"',
             f"sh {folder}/stop  # stops both servers and removes the folder",
         ),
     )

@@ -130,6 +130,12 @@ async def test_what_is_kept_runs_until_it_is_stopped(place: Path) -> None:
     assert order["changes"][-1]["op"] == "read"
     assert f"before-tx:{order['changes'][0]['tx']}" == result.target
     assert (order["changes"][0]["op"], order["changes"][0]["actor"]) == ("delete", None)
+    tried = f'. {result.folder}/env && psql "$SHOP" -Atc "SELECT 1" && pitr status'
+    shell = await asyncio.create_subprocess_exec("sh", "-c", tried, stdout=asyncio.subprocess.PIPE)
+    output, _ = await shell.communicate()
+    assert shell.returncode == 0
+    assert output.decode().startswith("1\n")
+    assert "postgres:shop" in output.decode()
     stop = await asyncio.create_subprocess_exec("sh", f"{result.folder}/stop")
     # The script waits for the service, and only its parent can bury it.
     assert await asyncio.wait_for(stop.wait(), timeout=60) == 0
