@@ -162,7 +162,10 @@ def table_schema(name: str, *columns: str, former: Sequence[str] = (), **types: 
             for number, each in enumerate(columns, 1)
         ),
         primary_key=Constraint(
-            kind="primary", name="key", columns=columns[:1], definition="PRIMARY KEY"
+            kind="primary",
+            name=f"{table}_pkey",
+            columns=columns[:1],
+            definition=f'PRIMARY KEY ("{columns[0]}")',
         ),
         former=tuple(former),
     )

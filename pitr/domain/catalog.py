@@ -10,6 +10,7 @@ import pyarrow as pa
 from pitr.domain.batch import Batch
 from pitr.domain.columnar.stamp import Stamped
 from pitr.domain.errors import PitrError
+from pitr.domain.lease import Lease
 from pitr.domain.log import (
     Appended,
     Gap,
@@ -183,8 +184,11 @@ class Catalog(Protocol):
         """List, retire and expire objects in one entry; ``Conflict`` if the manifest moved."""
         ...
 
-    async def retired_objects(self, log: str, *, before_us: int) -> list[ObjectRef]:
-        """Return the objects retired before ``before_us`` whose bytes are still there."""
+    async def expirable_objects(self, log: str, *, before_us: int) -> list[ObjectRef]:
+        """Choose the objects retired before ``before_us`` that no live lease may read, for good.
+
+        From then on no lease is given or renewed for a view that holds one of them.
+        """
         ...
 
     async def entries(
@@ -259,8 +263,44 @@ class Catalog(Protocol):
         """Record how an operation ended."""
         ...
 
+    async def note_operation(self, operation_id: str, detail: Mapping[str, Any]) -> None:
+        """Add to what is known of an operation while it runs."""
+        ...
+
     async def operations(self, log: str, *, limit: int = 20) -> list[dict[str, Any]]:
-        """Return the newest operations, newest first."""
+        """Return the newest operations, newest first.
+
+        The outcome of one that has not ended is ``running``, with its ``holder``, as long as it
+        has a lease, and ``lost`` otherwise.
+        """
+        ...
+
+    # Leases
+
+    async def take_lease(
+        self,
+        state: LogState,
+        *,
+        operation_id: str,
+        kind: str,
+        actor: str | None,
+        holder: str,
+        sink: str | None,
+        length_us: int,
+    ) -> Lease:
+        """Take or renew a lease on the view of ``state`` and on a place, by the catalog's clock.
+
+        Returns the lease that stands then: another operation's, if that writes to the place.
+        ``Conflict`` if objects that the view holds have been expired.
+        """
+        ...
+
+    async def release_lease(self, operation_id: str, holder: str) -> None:
+        """Let go of a lease; one that has run out already is no error."""
+        ...
+
+    async def leases(self, log: str) -> list[Lease]:
+        """Return the leases of a log that have not run out, oldest first."""
         ...
 
     async def record_gap(self, log: str, gap: Gap) -> None:

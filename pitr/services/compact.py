@@ -95,10 +95,11 @@ class Compactor:
         """Delete the objects that were retired longer ago than they are kept.
 
         Their bytes go first, then the record that they were there: a crash in between is repaired
-        by the next call. What is live is never touched.
+        by the next call. What is live is never touched, nor what a restore under way may read:
+        ``Catalog.expirable_objects`` has the argument.
         """
         before_us = self._clock.now_us() - self._limits.retired_kept_us
-        old = await self._catalog.retired_objects(log, before_us=before_us)
+        old = await self._catalog.expirable_objects(log, before_us=before_us)
         if not old:
             return []
         for ref in old:

@@ -34,6 +34,7 @@ from pitr.domain.reconcile import (
 )
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
+from pitr.services.lease import Leases
 from pitr.services.reconcile_live import NOBODY, LiveSide, LiveTable
 from pitr.services.reconcile_log import LogSide, log_side, logged_rows
 from pitr.services.reconcile_repair import Repairer
@@ -74,6 +75,7 @@ class Reconciler:
         *,
         connect: Callable[[Source], LiveDatabase],
         appender: Callable[[str], Awaitable[Appender]],
+        leases: Leases,
         new_id: Callable[[], str],
         new_owner: Callable[[], str],
         limits: Limits,
@@ -84,6 +86,7 @@ class Reconciler:
         self._clock = clock
         self._connect = connect
         self._appender = appender
+        self._leases = leases
         self._new_id = new_id
         self._new_owner = new_owner
         self._limits = limits
@@ -106,8 +109,15 @@ class Reconciler:
         source = await self._source(request)
         database = self._connect(source)
         try:
-            async with self._archive.scratch_folder() as folder:
-                return await self._reconcile(request, source, database, folder, progress)
+            operation_id = self._new_id()
+            reading = self._leases.reading(
+                request.log, operation_id, kind="reconcile", actor=request.actor
+            )
+            async with reading, self._archive.scratch_folder() as folder:
+                result, found = await self._compared(request, source, database, folder, progress)
+                if not request.repair:
+                    return result
+                return await self._repaired(request, result, found, folder, operation_id)
         finally:
             await database.close()
 
@@ -129,14 +139,14 @@ class Reconciler:
             log=request.log,
         )
 
-    async def _reconcile(
+    async def _compared(
         self,
         request: ReconcileRequest,
         source: Source,
         database: LiveDatabase,
         folder: Path,
         progress: Progress,
-    ) -> Reconciled:
+    ) -> tuple[Reconciled, list[Found]]:
         state, lane = await self._catalog.head(request.log, source.lane)
         if lane is None:
             raise Unavailable("nobody has followed the database yet", hint=NOBODY, lane=source.lane)
@@ -159,7 +169,7 @@ class Reconciler:
             seq_first=state.seq_next,
             lsn=live.lsn,
         )
-        compared, found = await self._compared(request, live.tables, log, folder)
+        compared, found = await self._compared_tables(request, live.tables, log, folder)
         result = Reconciled(
             log=request.log,
             source=source.name,
@@ -169,9 +179,9 @@ class Reconciler:
                 sorted([*compared, *_gone(live.tables, log, request.collections)], key=_by_name)
             ),
         )
-        return await self._repaired(request, result, found, folder) if request.repair else result
+        return result, found
 
-    async def _compared(
+    async def _compared_tables(
         self, request: ReconcileRequest, tables: list[LiveTable], log: LogSide, folder: Path
     ) -> tuple[list[Compared], list[Found]]:
         """Compare what can be; with what a repair needs, if there will be one."""
@@ -207,7 +217,12 @@ class Reconciler:
         return compared, found
 
     async def _repaired(
-        self, request: ReconcileRequest, result: Reconciled, found: list[Found], folder: Path
+        self,
+        request: ReconcileRequest,
+        result: Reconciled,
+        found: list[Found],
+        folder: Path,
+        operation_id: str,
     ) -> Reconciled:
         if not (request.allow_deletes or request.dry_run):
             check_deletes(result.collections)
@@ -217,7 +232,7 @@ class Reconciler:
             self._clock,
             appender=self._appender,
             owner=self._new_owner(),
-            operation_id=self._new_id(),
+            operation_id=operation_id,
             folder=folder,
             limits=self._limits,
         )

@@ -14,6 +14,7 @@ from pitr.domain.log import LogView
 from pitr.domain.manifest import Manifest, ObjectRef, apply_entry
 from pitr.domain.plan import check_coverage
 from pitr.domain.ports import ObjectStore, Progress
+from pitr.services.lease import Leases
 from pitr.services.publish import entry_name
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -51,9 +52,13 @@ class VerifyReport:
 class Verifier:
     """Hashes every live object anew and checks that the log is whole (invariants 1, 7, 8)."""
 
-    def __init__(self, catalog: Catalog, store: ObjectStore) -> None:
+    def __init__(
+        self, catalog: Catalog, store: ObjectStore, leases: Leases, *, new_id: Callable[[], str]
+    ) -> None:
         self._catalog = catalog
         self._store = store
+        self._leases = leases
+        self._new_id = new_id
 
     async def verify(self, log: str, *, progress: Progress = lambda _: None) -> VerifyReport:
         """Check everything; ``progress`` is told bytes.
@@ -62,6 +67,10 @@ class Verifier:
             NotFound: There is no such log.
             Unavailable: The catalog does not answer at all.
         """
+        async with self._leases.reading(log, self._new_id(), kind="verify"):
+            return await self._verified(log, progress)
+
+    async def _verified(self, log: str, progress: Progress) -> VerifyReport:
         view = await self._catalog.view(log)
         report = VerifyReport(log=log)
         report.checks.append(_checked("order", lambda: check_coverage(view), _order_detail(view)))

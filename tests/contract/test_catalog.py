@@ -358,10 +358,10 @@ async def test_objects_are_replaced_in_one_step_or_not_at_all(
             recorded_us=START_US,
         )
     assert (await catalog.view(log)).segments == (new,)
-    assert await catalog.retired_objects(log, before_us=START_US) == []
-    assert await catalog.retired_objects(log, before_us=START_US + 1) == [old]
+    assert await catalog.expirable_objects(log, before_us=START_US) == []
+    assert await catalog.expirable_objects(log, before_us=START_US + 1) == [old]
     await catalog.replace_objects(log, kind="expire", expire=names, recorded_us=START_US)
-    assert await catalog.retired_objects(log, before_us=START_US + 1) == []
+    assert await catalog.expirable_objects(log, before_us=START_US + 1) == []
     assert (await catalog.log(log)).manifest_version == 3
 
 

@@ -12,6 +12,7 @@ from pitr.adapters.postgres.attached import AttachedDatabase
 from pitr.domain.log import Source
 from pitr.domain.reconcile import Compared, Reconciled
 from pitr.services.append import Appender
+from pitr.services.lease import Leases
 from pitr.services.reconcile import Reconciler, ReconcileRequest
 from pitr.services.resolve import Resolver
 from tests.services.world import World
@@ -38,6 +39,7 @@ async def reconciler_of(world: World, **limits: Any) -> AsyncIterator[Reconciler
             clock,
             connect=lambda source: AttachedDatabase(source, url=source.url),
             appender=the_appender,
+            leases=Leases(world.catalog, holder="test"),
             new_id=new_uid,
             new_owner=lambda: OWNER,
             limits=given,

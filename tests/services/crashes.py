@@ -56,3 +56,30 @@ class Fused:
             return answer
 
         return call
+
+
+class Killed:
+    """A catalog of a process that is killed ``before``, or ``after`` the effect of, one call.
+
+    Or at the ``next`` call after it. Nothing that the process does later comes to anything.
+    """
+
+    def __init__(self, real: Any, at: str, when: str) -> None:
+        self._real, self._at, self._when = real, at, when
+        self._is_dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._real, name)
+
+        async def call(*args: Any, **rest: Any) -> Any:
+            here = name == self._at
+            self._is_dead = self._is_dead or (here and self._when == "before")
+            if self._is_dead:
+                raise Crash(name)
+            answer = await method(*args, **rest)
+            self._is_dead = here
+            if here and self._when == "after":
+                raise Crash(name)
+            return answer
+
+        return call

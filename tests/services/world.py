@@ -20,6 +20,7 @@ from pitr.domain.target import Cut
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
 from pitr.services.compact import Compactor
+from pitr.services.lease import Leases
 from pitr.services.publish import Publisher
 from pitr.services.resolve import Resolver
 from pitr.services.seal import Sealer
@@ -53,6 +54,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.archive = Archive(self.catalog, self.store, limits=self.limits, scratch=self.scratch)
+        self.leases = Leases(self.catalog, holder="test")
         self.resolver = Resolver(self.catalog, self.archive, self.clock)
         parts: tuple[Any, ...] = (self.catalog, self.store, self.clock)
         self.sealer = Sealer(*parts, limits=self.limits)
@@ -60,7 +62,7 @@ class World:
         self.compactor = Compactor(*heavy, limits=self.limits)
         self.snapshotter = Snapshotter(*heavy, limits=self.limits)
         self.publisher = Publisher(self.catalog, self.store)
-        self.verifier = Verifier(self.catalog, self.store)
+        self.verifier = Verifier(self.catalog, self.store, self.leases, new_id=new_uid)
 
     async def append(self, *batches: Any) -> list[Appended]:
         async with Appender(

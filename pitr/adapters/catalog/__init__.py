@@ -7,6 +7,7 @@ from pathlib import Path
 from pitr.adapters.catalog.append import Appends
 from pitr.adapters.catalog.connection import open_pool
 from pitr.adapters.catalog.lanes import Lanes
+from pitr.adapters.catalog.leases import Leases
 from pitr.adapters.catalog.migrate import migrate
 from pitr.adapters.catalog.reading import Reading
 from pitr.adapters.catalog.records import Records
@@ -16,7 +17,7 @@ from pitr.adapters.catalog.sources import Sources
 __all__ = ["PostgresCatalog"]
 
 
-class PostgresCatalog(Appends, Lanes, Sources, Sealing, Reading, Records):
+class PostgresCatalog(Appends, Lanes, Sources, Sealing, Leases, Reading, Records):
     """The catalog port on a PostgreSQL database, 14 or later."""
 
     @classmethod

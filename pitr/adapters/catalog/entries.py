@@ -70,7 +70,7 @@ async def add_entry(
     )
     await _store_entry(connection, state.log_id, entry)
     await _add_objects(connection, state.log_id, add)
-    await _retire_objects(connection, state.log_id, retire, recorded_us)
+    await _retire_objects(connection, state.log_id, retire, entry)
     await _expire_objects(connection, state.log_id, expire)
     return entry
 
@@ -100,16 +100,18 @@ async def _add_objects(connection: Any, log_id: int, add: tuple[ObjectRef, ...])
 
 
 _RETIRE = """
-UPDATE pitr.objects SET retired_us = $3
+UPDATE pitr.objects SET retired_us = $3, retired_version = $4
 WHERE log_id = $1 AND name = ANY($2) AND retired_us IS NULL
 """
 
 
 async def _retire_objects(
-    connection: Any, log_id: int, names: tuple[str, ...], retired_us: int
+    connection: Any, log_id: int, names: tuple[str, ...], entry: Entry
 ) -> None:
     if names:
-        done = await connection.execute(_RETIRE, log_id, list(names), retired_us)
+        done = await connection.execute(
+            _RETIRE, log_id, list(names), entry.recorded_us, entry.version
+        )
         if done != f"UPDATE {len(names)}":
             raise Conflict("an object to retire is not live any more", expected=len(names))
 

@@ -8,6 +8,7 @@ from typing import Any
 from pitr.adapters.catalog import rows
 from pitr.adapters.catalog.connection import Connected
 from pitr.adapters.catalog.entries import locked_log
+from pitr.adapters.catalog.leases import NOW_US
 from pitr.domain.errors import Conflict, NotFound
 from pitr.domain.log import LogState, Mark, QuarantineItem
 
@@ -166,14 +167,30 @@ class Records(Connected):
         async with self._connection() as connection:
             await connection.execute(self._END, operation_id, outcome, ended_us, dict(detail))
 
-    _OPERATIONS = """
-    SELECT operation_id, kind, actor, reason, outcome, started_us, ended_us, detail
+    _NOTE = "UPDATE pitr.operations SET detail = detail || $2 WHERE operation_id = $1"
+
+    async def note_operation(self, operation_id: str, detail: Mapping[str, Any]) -> None:
+        """Add to what is known of an operation while it runs."""
+        async with self._connection() as connection:
+            await connection.execute(self._NOTE, operation_id, dict(detail))
+
+    _OPERATIONS = f"""
+    SELECT o.operation_id, o.kind, o.actor, o.reason,
+           CASE WHEN outcome = 'running' AND h.operation_id IS NULL THEN 'lost' ELSE outcome END
+               AS outcome,
+           started_us, ended_us, detail, h.holder
     FROM pitr.operations o JOIN pitr.logs l USING (log_id)
+    LEFT JOIN pitr.leases h ON h.operation_id = o.operation_id AND h.until_us > {NOW_US}
     WHERE l.name = $1 ORDER BY started_us DESC LIMIT $2
     """
 
     async def operations(self, log: str, *, limit: int = 20) -> list[dict[str, Any]]:
-        """Return the newest operations, newest first."""
+        """Return the newest operations, newest first.
+
+        One that runs holds a lease from before its begin until after its end; where there is none
+        any more, its process was killed or cut off, and the operation is ``lost``. ``holder`` is
+        the process of one that runs.
+        """
         async with self._connection() as connection:
             return [dict(row) for row in await connection.fetch(self._OPERATIONS, log, limit)]
 

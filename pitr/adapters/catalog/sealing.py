@@ -107,17 +107,6 @@ class Sealing(Connected):
                 recorded_us=recorded_us,
             )
 
-    _RETIRED = """
-    SELECT o.ref FROM pitr.objects o JOIN pitr.logs l USING (log_id)
-    WHERE l.name = $1 AND o.retired_us < $2 ORDER BY o.seq_first, o.name
-    """
-
-    async def retired_objects(self, log: str, *, before_us: int) -> list[ObjectRef]:
-        """Return the objects retired before ``before_us`` whose bytes are still there."""
-        async with self._connection() as connection:
-            found = await connection.fetch(self._RETIRED, log, before_us)
-        return [rows.object_ref(row["ref"]) for row in found]
-
     _ENTRIES = """
     SELECT m.version, m.body, m.hash FROM pitr.manifest m JOIN pitr.logs l USING (log_id)
     WHERE l.name = $1 AND m.version >= $2 ORDER BY m.version LIMIT $3
