@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from pitr.adapters.sinks.postgres import PostgresSink
+from pitr.adapters.sinks.postgres.exclusive import exclude_others
 from pitr.domain.documents import members
 from pitr.domain.errors import Conflict, DataLoss, InvalidRequest, SinkNotEmpty, Unavailable
 from pitr.domain.ports import SinkReport
@@ -542,7 +543,7 @@ async def test_a_missing_table_is_made_with_the_columns_of_the_moment(
     with pytest.raises(asyncpg.UniqueViolationError):
         await sql.execute('INSERT INTO shop."Or.ders" (id) VALUES (1)')
     made, left_out = report.notes
-    assert made == 'shop.Or.ders: odd is text, as there is no type shop."no such" here'
+    assert made == 'shop.Or.ders: odd: text, as there is no type shop."no such" here'
     assert left_out == "shop.Or.ders: left out what were no columns any more: gone"
 
 
@@ -785,6 +786,65 @@ async def test_the_apps_triggers_do_not_fire_and_fire_again_afterwards(
     assert dict(modes) == {"t": "O", "talways": "A", "treplica": "R"}
     await sql.execute("INSERT INTO t VALUES (9)")
     assert {row[0] for row in await sql.fetch("SELECT name FROM fired")} == {"t", "talways"}
+
+
+async def test_triggers_of_partitions_do_not_fire_and_keep_their_modes(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    """Each partition has a mode of its own, also for a trigger that came from the table above."""
+    await sql.execute(
+        """
+        CREATE TABLE t (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF t FOR VALUES FROM (0) TO (2);
+        CREATE TABLE high PARTITION OF t FOR VALUES FROM (2) TO (100) PARTITION BY RANGE (id);
+        CREATE TABLE higher PARTITION OF high DEFAULT;
+        CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'fired'; END $$;
+        CREATE TRIGGER own BEFORE INSERT ON low FOR EACH ROW EXECUTE FUNCTION fire();
+        CREATE TRIGGER own BEFORE INSERT ON higher FOR EACH ROW EXECUTE FUNCTION fire();
+        CREATE TRIGGER above AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION fire();
+        ALTER TABLE higher ENABLE ALWAYS TRIGGER own;
+        ALTER TABLE low ENABLE ALWAYS TRIGGER above;
+        ALTER TABLE higher DISABLE TRIGGER above;
+        """
+    )
+    query = """
+        SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger
+        WHERE NOT tgisinternal ORDER BY 1, 2
+    """
+    before = [tuple(row) for row in await sql.fetch(query)]
+    assert {mode for _, _, mode in before} == {"O", "A", "D"}
+    await restore(database, FakeState({"t": numbered(4)}))
+    assert await sql.fetchval("SELECT count(*) FROM t") == 4
+    assert [tuple(row) for row in await sql.fetch(query)] == before
+
+
+async def test_rows_of_tables_that_inherit_are_theirs(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(
+        """
+        CREATE TABLE t (id int PRIMARY KEY, name text);
+        CREATE TABLE heir (more text) INHERITS (t);
+        INSERT INTO heir VALUES (1, 'heir', 'more');
+        """
+    )
+    await restore(database, FakeState({"t": numbered(2)}))
+    await restore(database, FakeState({"t": numbered(3)}), force=True)
+    assert await sql.fetchval("SELECT count(*) FROM ONLY t") == 3
+    assert await sql.fetchval("SELECT more FROM heir") == "more"
+
+
+async def test_two_restores_into_one_database_exclude_each_other(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("CREATE TABLE t (id int PRIMARY KEY, name text)")
+    async with sql.transaction():
+        await exclude_others(sql)
+        with pytest.raises(Conflict, match="another restore runs in this database"):
+            await restore(database, FakeState({"t": numbered(2)}))
+    await restore(database, FakeState({"t": numbered(2)}))
+    assert await sql.fetchval("SELECT count(*) FROM t") == 2
 
 
 async def test_a_deferrable_unique_constraint_is_checked(

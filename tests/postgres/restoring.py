@@ -10,6 +10,7 @@ from typing import Any
 from pitr.adapters.clock import SystemClock, new_uid
 from pitr.adapters.sinks.postgres import PostgresSink
 from pitr.domain.ports import Sink
+from pitr.services.lease import Leases
 from pitr.services.resolve import Resolver
 from pitr.services.restore import Restorer, RestoreReport, RestoreRequest
 from tests.postgres.following import App, app_of
@@ -48,7 +49,10 @@ async def restore(
     """Restore into a database, or another sink; ``options`` are those of ``PostgresSink``."""
     clock = SystemClock()
     resolver = Resolver(world.catalog, world.archive, clock)
-    restorer = Restorer(world.catalog, world.archive, resolver, clock, new_id=new_uid)
+    leases = Leases(world.catalog, holder="test")
+    restorer = Restorer(
+        world.catalog, world.archive, resolver, clock, leases=leases, new_id=new_uid
+    )
     plan = await restorer.plan(
         RestoreRequest(
             log=world.log, target=target, collections=collections, accept_gaps=accept_gaps

@@ -39,29 +39,35 @@ Where = Callable[[int], Mapping[str, object]]
 """Facts about the n-th line of the COPY under way, from 1."""
 
 
+async def connect(url: str) -> asyncpg.Connection:
+    """Connect; whoever does so terminates the connection."""
+    with translated():
+        try:
+            return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
+        except ValueError as error:
+            raise asyncpg.ClientConfigurationError(str(error)) from error
+
+
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect; the connection is closed at the end whatever happened."""
-    with translated():
-        try:
-            connection = await asyncpg.connect(
-                url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
-            )
-        except ValueError as error:
-            raise asyncpg.ClientConfigurationError(str(error)) from error
+    connection = await connect(url)
     try:
         yield connection
     finally:
         connection.terminate()
 
 
-_PIN = "SELECT set_config(name, $2, true) FROM pg_settings WHERE name = $1"
+_PIN = """
+SELECT set_config(name, pinned.value, true)
+FROM unnest($1::text[], $2::text[]) AS pinned (name, value) JOIN pg_settings USING (name)
+"""
 
 
-async def pin_settings(connection: asyncpg.Connection, *, lock_timeout_s: int) -> None:
+async def pin_settings(connection: asyncpg.Connection, *, lock_timeout_s: float) -> None:
     """Pin the settings of the transaction that is open; older servers lack some of them."""
-    for name, value in {**PINNED, "lock_timeout": f"{lock_timeout_s}s"}.items():
-        await connection.execute(_PIN, name, value)
+    pinned = {**PINNED, "lock_timeout": f"{lock_timeout_s}s"}
+    await connection.execute(_PIN, list(pinned), list(pinned.values()))
 
 
 def shown(url: str) -> str:
@@ -84,6 +90,10 @@ def translated(where: Where | None = None) -> Iterator[None]:
     except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise Unavailable("the database does not answer", reason=reason) from error
+    except RuntimeError as error:  # uvloop's word for a connection that is closed by now
+        if "handler is closed" not in str(error):
+            raise
+        raise Unavailable("the connection to the database broke", reason=error) from error
 
 
 _STATES: Final[Mapping[str, tuple[type[PitrError], str]]] = {

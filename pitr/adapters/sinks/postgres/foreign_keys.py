@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from pitr.adapters.sinks.postgres.tables import TableName, quoted
+from pitr.adapters.sinks.postgres.tables import TableName, own_rows, quoted
 from pitr.domain.errors import Conflict
 
 
@@ -27,6 +27,8 @@ class ForeignKey:
     match_full: bool
     on_delete_writes: bool
     checkable: bool
+    child_partitioned: bool = False
+    parent_partitioned: bool = False
 
 
 _FOREIGN_KEYS = """
@@ -47,6 +49,7 @@ SELECT
      JOIN pg_operator o ON o.oid = k.operator
      JOIN pg_namespace n ON n.oid = o.oprnamespace) AS operators,
     c.confmatchtype = 'f' AS match_full,
+    child.relkind = 'p' AS child_partitioned, parent.relkind = 'p' AS parent_partitioned,
     c.confdeltype IN ('c', 'n', 'd') AS on_delete_writes,
     c.convalidated
         AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
@@ -109,13 +112,13 @@ async def check_foreign_key(connection: asyncpg.Connection, key: ForeignKey) -> 
     )
     filled = " AND ".join(f"{column} IS NOT NULL" for column in columns)
     empty = " AND ".join(f"{column} IS NULL" for column in columns)
-    broken = f"({filled} AND NOT EXISTS (SELECT FROM {key.parent.quoted} p WHERE {equal}))"
+    parents = own_rows(key.parent, partitioned=key.parent_partitioned)
+    children = own_rows(key.child, partitioned=key.child_partitioned)
+    broken = f"({filled} AND NOT EXISTS (SELECT FROM {parents} p WHERE {equal}))"
     if key.match_full:
         broken += f" OR (NOT ({filled}) AND NOT ({empty}))"
     shown = ", ".join(f"{column}::text" for column in columns)
-    row = await connection.fetchrow(
-        f"SELECT {shown} FROM {key.child.quoted} c WHERE {broken} LIMIT 1"
-    )
+    row = await connection.fetchrow(f"SELECT {shown} FROM {children} c WHERE {broken} LIMIT 1")
     if row is not None:
         raise Conflict(
             "a restored row refers to a row that is not there",

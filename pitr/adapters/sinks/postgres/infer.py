@@ -15,6 +15,8 @@ from pitr.domain.errors import InvalidRequest
 COLUMNS_MAX: Final = 1600
 """Columns that a PostgreSQL table can have."""
 
+NOTHING_KNOWN: Final = "no rows, and no table that would say its columns"
+
 _DIGITS_MAX: Final = 16_000
 _INTEGER: Final = re.compile(rb"-?[0-9]+")
 _INT64_MAX: Final = 2**63 - 1

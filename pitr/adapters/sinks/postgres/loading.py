@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +12,11 @@ import asyncpg
 import pyarrow as pa
 
 from pitr.adapters.sinks.batches import Spill, ahead, prefetched, slices
-from pitr.adapters.sinks.postgres.as_it_was import definition_of
 from pitr.adapters.sinks.postgres.connection import translated
 from pitr.adapters.sinks.postgres.infer import Inference
+from pitr.adapters.sinks.postgres.making import make_schemas
 from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
-from pitr.adapters.sinks.postgres.tables import (
-    JsonStrings,
-    Table,
-    TableName,
-    described,
-    existing,
-    quoted,
-)
-from pitr.domain.pgoutput.schema import TableSchema
+from pitr.adapters.sinks.postgres.tables import Table, TableName, described, existing, quoted
 from pitr.domain.ports import Progress
 
 RUN_ROWS_MAX: Final = 262_144
@@ -79,58 +71,25 @@ class Loader:
             async with aclosing(ahead(_seen(batches, inference, spill))) as looks:
                 async for _ in looks:
                     pass
-            table = await self._made(name, inference.create_statement(name), json_strings="value")
+            table = await self._made(name, inference.create_statement(name))
             rows_count, _ = await self.fill(collection, table, spill.batches())
         finally:
             spill.close()
         return table, rows_count, await self._keyed(collection, name, inference)
 
-    async def make_as_it_was(
-        self,
-        collection: str,
-        schema: TableSchema,
-        name: TableName,
-        batches: Iterable[pa.RecordBatch],
-    ) -> tuple[Table, int, list[str]]:
-        """Make a table with the columns and the key that the rows' own table had, and fill it.
-
-        The table, the number of rows and notes come back.
-
-        Raises:
-            InvalidRequest: A document does not fit it.
-        """
-        definition = await definition_of(self.connection, schema)
-        table = await self._made(name, definition.create_statement(name), schema=schema)
-        rows_count, notes = await self.fill(collection, table, batches)
-        if definition.key:
-            await self._add_key(name, definition.key)
-        return table, rows_count, [*(f"{collection}: {each}" for each in definition.notes), *notes]
-
-    async def _made(
-        self,
-        name: TableName,
-        statement: str,
-        *,
-        json_strings: JsonStrings = "auto",
-        schema: TableSchema | None = None,
-    ) -> Table:
-        is_missing = "SELECT to_regnamespace($1) IS NULL"
-        if await self.connection.fetchval(is_missing, quoted(name.schema)):
-            await self.connection.execute(f"CREATE SCHEMA {quoted(name.schema)}")
+    async def _made(self, name: TableName, statement: str) -> Table:
+        await make_schemas(self.connection, [name.schema])
         await self.connection.execute(statement)
         [table] = (await existing(self.connection, [name])).values()
-        return await described(self.connection, table, json_strings=json_strings, schema=schema)
+        return await described(self.connection, table, json_strings="value")
 
     async def _keyed(self, collection: str, name: TableName, inference: Inference) -> list[str]:
         key = inference.primary_key()
         if not key:
             return [f"{collection}: no primary key, as its keys are not alike or hold nulls"]
-        await self._add_key(name, key)
-        return []
-
-    async def _add_key(self, name: TableName, key: Sequence[str]) -> None:
         columns = ", ".join(map(quoted, key))
         await self.connection.execute(f"ALTER TABLE {name.quoted} ADD PRIMARY KEY ({columns})")
+        return []
 
 
 def _left_out_notes(collection: str, members: Iterable[str]) -> list[str]:

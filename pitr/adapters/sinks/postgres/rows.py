@@ -15,6 +15,7 @@ import msgspec
 import pyarrow as pa
 
 from pitr.adapters.sinks.postgres.fast import ABSENT, NULL, Fast, escaped, fast_for
+from pitr.adapters.sinks.postgres.fitting import Fit
 from pitr.adapters.sinks.postgres.tables import Column, Table
 from pitr.adapters.sinks.postgres.values import Unfit, text_of
 from pitr.domain.documents import is_object, members
@@ -90,20 +91,11 @@ class RowEncoder:
         self._collection = collection
         self._drop_unknown = drop_unknown
         self._table = table
-        schema = table.schema
-        self._then = frozenset(each.name for each in schema.columns) if schema else None
-        self._gone = schema.former if schema else ()
-        plain = [column for column in table.columns if not column.generated]
-        self._columns = tuple(sorted(plain, key=self._is_later))
-        self._known = frozenset(column.name for column in table.columns)
+        self._fit = Fit(table)
+        self._columns = self._fit.written
         self.left_out: set[str] = set()
         self._usual: _Usual | None = None
         self._usual_made = False
-
-    def _is_later(self, column: Column) -> bool:
-        """Tell whether the rows' own table did not have the column: whatever a member of that
-        name is, it is not the column's."""
-        return self._then is not None and column.name not in self._then
 
     def encoded(self, part: pa.RecordBatch) -> Iterator[Lines]:
         """Encode a slice; rows that leave other columns to their defaults come apart.
@@ -152,10 +144,10 @@ class RowEncoder:
         if not is_object(document):
             raise self._unfit("the document is no object", key)
         found = members(document)
-        if self._then is not None and (gone := found.keys() - self._then):
+        if gone := self._fit.left_out(found):
             self.left_out |= gone
             found = {name: value for name, value in found.items() if name not in gone}
-        unknown = sorted(found.keys() - self._known)
+        unknown = self._fit.unknown(found)
         if unknown and not self._drop_unknown:
             raise self._unfit(
                 "the document has members that the table has no column for",
@@ -187,10 +179,10 @@ class RowEncoder:
         """
         self._usual_made = True
         must = _key_members(key).keys()
-        strangers = sorted(must - self._known)
+        strangers = sorted(must - self._fit.known)
         if strangers and not self._drop_unknown:
             raise self._unfit(_KEY_UNKNOWN, key, hint=_HINT, members=strangers)
-        later = {column.name for column in self._columns if self._is_later(column)}
+        later = {column.name for column in self._columns if self._fit.is_later(column)}
         absent = (self._filling_themselves(documents) - must) | later
         columns = tuple(column for column in self._columns if column.name not in absent)
         if not columns:
@@ -198,7 +190,7 @@ class RowEncoder:
         generated = [
             column
             for column in self._table.columns
-            if column.generated and column.name not in self._gone
+            if column.generated and column.name not in self._fit.gone
         ]
         fields, names = [], {}
         for number, column in enumerate([*columns, *generated]):
@@ -207,7 +199,7 @@ class RowEncoder:
             field = (f"c{number}", fast.type)
             fields.append(field if required else (*field, fast.absent))
             names[f"c{number}"] = column.name
-        for number, name in enumerate(self._gone, len(fields)):
+        for number, name in enumerate(self._fit.gone, len(fields)):
             fields.append((f"c{number}", msgspec.Raw, ABSENT))
             names[f"c{number}"] = name
         strict = not self._drop_unknown
@@ -221,7 +213,7 @@ class RowEncoder:
             decode=msgspec.json.Decoder(row).decode,
             columns=columns,
             nulls=tuple(each.name for each in self._columns if _is_null(each, later)),
-            gone=self._gone,
+            gone=self._fit.gone,
             fast=tuple(map(fast_for, columns)),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import asyncpg
 
@@ -80,6 +80,35 @@ async def move_sequences(
         for row in await connection.fetch(_LOOSE, schemas, names):
             for sample in stood[row["schema"], row["name"]]:
                 await _move_to(connection, row, sample)
+
+
+async def sequences_to_move(
+    connection: asyncpg.Connection,
+    tables: Iterable[Table],
+    *,
+    filled: Collection[int],
+    samples: Sequence[SampledSequence] = (),
+    whole: bool = False,
+) -> list[str]:
+    """Name those that ``move_sequences`` would look at, and move where they are behind.
+
+    Args:
+        filled: The oids of tables that get rows.
+    """
+    loaded = {table.oid: table for table in tables}
+    stood: dict[tuple[str, str], list[SampledSequence]] = {}
+    for sample in samples:
+        stood.setdefault((sample.schema, sample.name), []).append(sample)
+    found = [
+        f"{row['schema']}.{row['name']}"
+        for row in await connection.fetch(_SEQUENCES, list(loaded))
+        if row["table"] in filled or _samples_of(loaded[row["table"]], row["column"], stood)
+    ]
+    if whole and stood:
+        schemas, names = zip(*stood, strict=True)
+        rows = await connection.fetch(_LOOSE, schemas, names)
+        found += [f"{row['schema']}.{row['name']}" for row in rows]
+    return list(dict.fromkeys(found))
 
 
 def _samples_of(

@@ -9,14 +9,19 @@ from typing import Final
 
 import asyncpg
 
+from pitr.adapters.sinks.postgres.attempts import attempted
 from pitr.adapters.sinks.postgres.connection import connected, pin_settings, shown, translated
+from pitr.adapters.sinks.postgres.exclusive import exclude_others
 from pitr.adapters.sinks.postgres.foreign_keys import (
     ForeignKey,
     check_foreign_key,
     foreign_keys,
     parents_first,
 )
+from pitr.adapters.sinks.postgres.infer import NOTHING_KNOWN
 from pitr.adapters.sinks.postgres.loading import Loader
+from pitr.adapters.sinks.postgres.looking import Looking
+from pitr.adapters.sinks.postgres.making import Maker, places_of
 from pitr.adapters.sinks.postgres.sequences import move_sequences
 from pitr.adapters.sinks.postgres.tables import (
     JsonStrings,
@@ -24,10 +29,13 @@ from pitr.adapters.sinks.postgres.tables import (
     TableName,
     described,
     existing,
+    own_rows,
+    relations,
     table_names,
 )
 from pitr.adapters.sinks.postgres.triggers import Triggers, check_deferred
 from pitr.domain.errors import Conflict, SinkNotEmpty, Unavailable
+from pitr.domain.outlook import Outline, Outlook
 from pitr.domain.ports import Progress, RestorableState, SinkReport
 
 LOCK_TIMEOUT_S: Final = 10
@@ -65,6 +73,26 @@ class PostgresSink:
         self._lock_timeout_s = lock_timeout_s
         self._temporary_folder = temporary_folder
 
+    async def look(self, outline: Outline) -> Outlook:
+        """Say what a restore of such a state would find and do; changes nothing.
+
+        Raises:
+            InvalidRequest: The database refuses the user.
+            Unavailable: The database did not answer.
+        """
+        async with connected(self._url) as connection:
+            with translated():
+                async with connection.transaction(isolation="repeatable_read", readonly=True):
+                    await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
+                    looking = Looking(
+                        connection=connection,
+                        outline=outline,
+                        given_names=self._names,
+                        force=self._force,
+                        drop_unknown=self._drop_unknown,
+                    )
+                    return await looking.outlook(shown(self._url))
+
     async def write(self, state: RestorableState, *, progress: Progress) -> SinkReport:
         """Write the state in one transaction.
 
@@ -72,7 +100,7 @@ class PostgresSink:
             SinkNotEmpty: A table has rows and ``force`` was not given.
             InvalidRequest: A document does not fit its table; facts name collection and key, and
                 the column where there is one.
-            Conflict: Rows refer to rows that are not there.
+            Conflict: Rows refer to rows that are not there, or another restore runs there.
             Unavailable: The database did not answer, or a table is locked by somebody else.
         """
         names = table_names(state.counts, self._names, state.schemas)
@@ -88,6 +116,7 @@ class PostgresSink:
                     temporary_folder=self._temporary_folder,
                 )
                 restore = _Restore(connection=connection, loader=loader, state=state)
+                await exclude_others(connection)
                 await restore.lock(names, json_strings=self._json_strings)
                 restore.check_empty(force=self._force)
                 await restore.run(names)
@@ -108,21 +137,23 @@ class _Restore:
     triggers: Triggers = field(default_factory=Triggers)
     rows: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def oids(self) -> list[int]:
-        """The tables that are restored."""
-        return [table.oid for table in self.tables.values()]
+    oids: list[int] = field(default_factory=list)
+    """The tables that were there."""
 
     async def lock(self, names: Mapping[str, TableName], *, json_strings: JsonStrings) -> None:
         """Keep other writers out of every table that matters; readers go on."""
         found = await existing(self.connection, names.values())
-        oids = [table.oid for table in found.values()]
-        keys = await foreign_keys(self.connection, oids)
+        self.oids = [table.oid for table in found.values()]
+        keys = await foreign_keys(self.connection, self.oids)
         tables = {*found, *(key.child for key in keys), *(key.parent for key in keys)}
         for name in sorted(tables):
             await self.connection.execute(f"LOCK TABLE {name.quoted} IN SHARE ROW EXCLUSIVE MODE")
-        self.foreign_keys = await foreign_keys(self.connection, oids)
+        missing = {name for name in names if names[name] not in found}
+        for name in sorted(await self._parents_outside(missing) - tables):
+            # Who may not lock it may not refer to it either, or finds that out at the end.
+            lock = f"LOCK TABLE {name.quoted} IN SHARE ROW EXCLUSIVE MODE"
+            await attempted(self.connection, lock)
+        self.foreign_keys = await foreign_keys(self.connection, self.oids)
         for collection, name in sorted(names.items()):
             if name in found:
                 self.tables[collection] = await described(
@@ -131,6 +162,15 @@ class _Restore:
                     json_strings=json_strings,
                     schema=self.state.schemas.get(collection),
                 )
+
+    async def _parents_outside(self, collections: Iterable[str]) -> set[TableName]:
+        """The tables there are that foreign keys of tables to be made refer to."""
+        schemas = self.state.schemas
+        keys = [
+            key for each in collections if each in schemas for key in schemas[each].foreign_keys
+        ]
+        found, _ = await relations(self.connection, {TableName(k.schema, k.table) for k in keys})
+        return set(found)
 
     def check_empty(self, *, force: bool) -> None:
         """Refuse tables that have rows, unless they are to be replaced."""
@@ -155,8 +195,10 @@ class _Restore:
                 collection, self.tables[collection], rows
             )
             self.notes += notes
+        await self._make_as_they_were(missing, names)
         for collection in missing:
-            await self._make(collection, names[collection])
+            if collection not in self.state.schemas:
+                await self._make(collection, names[collection])
         # Only now is everything there that a row may refer to. Sequences go last: they are not
         # moved back when the transaction fails.
         await self._check()
@@ -174,7 +216,7 @@ class _Restore:
         if not self.triggers.replica:
             await self._check_cascades(filled)
         for oid in reversed(parents_first(filled, self.foreign_keys)):
-            await self.connection.execute(f"DELETE FROM {filled[oid].name.quoted}")
+            await self.connection.execute(f"DELETE FROM {filled[oid].own_rows}")
 
     async def _check_cascades(self, filled: Mapping[int, Table]) -> None:
         """Refuse a delete that the database would carry on into a table that is not restored."""
@@ -182,7 +224,8 @@ class _Restore:
             outside = key.parent_oid in filled and key.child_oid not in self.oids
             if not (outside and key.on_delete_writes):
                 continue
-            query = f"SELECT EXISTS (SELECT FROM {key.child.quoted})"
+            rows = own_rows(key.child, partitioned=key.child_partitioned)
+            query = f"SELECT EXISTS (SELECT FROM {rows})"
             if await self.connection.fetchval(query):
                 raise Conflict(
                     "replacing the rows would also change a table that is not restored",
@@ -191,17 +234,37 @@ class _Restore:
                     table=key.child,
                 )
 
-    async def _make(self, collection: str, name: TableName) -> None:
-        schema = self.state.schemas.get(collection)
-        rows = self.state.rows(collection, documents_only=True)
-        if schema is not None:
-            made = await self.loader.make_as_it_was(collection, schema, name, rows)
-        elif self.state.counts[collection]:
-            made = await self.loader.make(collection, name, rows)
-        else:
-            self.rows[collection] = 0
-            self.notes.append(f"{collection}: no rows, and no table that would say its columns")
+    async def _make_as_they_were(
+        self, missing: Iterable[str], names: Mapping[str, TableName]
+    ) -> None:
+        """Make, fill and finish the tables of attached databases."""
+        schemas = self.state.schemas
+        maker = Maker(
+            connection=self.connection,
+            schemas={each: schemas[each] for each in missing if each in schemas},
+            names=names,
+            restored=places_of(names, schemas),
+            whole=self.state.whole,
+            notes=self.notes,
+        )
+        if not maker.schemas:
             return
+        await maker.make_types()
+        for collection in maker.order:
+            self.tables[collection] = table = await maker.make(collection)
+            rows = self.state.rows(collection, documents_only=True)
+            self.rows[collection], notes = await self.loader.fill(collection, table, rows)
+            self.notes += notes
+            await maker.finish(collection)
+        await maker.relate()
+
+    async def _make(self, collection: str, name: TableName) -> None:
+        if not self.state.counts[collection]:
+            self.rows[collection] = 0
+            self.notes.append(f"{collection}: {NOTHING_KNOWN}")
+            return
+        rows = self.state.rows(collection, documents_only=True)
+        made = await self.loader.make(collection, name, rows)
         self.tables[collection], self.rows[collection], notes = made
         self.notes += notes
 

@@ -14,6 +14,8 @@ from pitr.domain.pgoutput.schema import TableSchema
 IDENTIFIER_BYTES_MAX: Final = 63
 """Longest name that PostgreSQL keeps whole; it cuts longer ones without an error."""
 
+NO_TABLE: Final = "that is not a table"
+
 JsonStrings = Literal["auto", "text", "value"]
 """What a JSON string in a ``json`` or ``jsonb`` column is: see ``docs/restore-postgres.md``."""
 
@@ -49,6 +51,7 @@ class Column:
     typmod: int = -1
     fills_itself: bool = False
     generated: bool = False
+    not_null: bool = False
     json_strings: JsonStrings = "auto"
 
 
@@ -64,6 +67,12 @@ class Table:
     columns: tuple[Column, ...] = ()
     has_rows: bool = False
     schema: TableSchema | None = None
+    partitioned: bool = False
+
+    @property
+    def own_rows(self) -> str:
+        """The table in SQL, without the rows of tables that inherit from it."""
+        return own_rows(self.name, partitioned=self.partitioned)
 
 
 def table_name(
@@ -111,6 +120,11 @@ def table_names(
     return found
 
 
+def own_rows(name: TableName, *, partitioned: bool) -> str:
+    """A table in SQL, without the rows of tables that inherit from it: those are others'."""
+    return name.quoted if partitioned else f"ONLY {name.quoted}"
+
+
 def quoted(name: str) -> str:
     """An identifier as it stands in SQL."""
     return '"' + name.replace('"', '""') + '"'
@@ -125,6 +139,24 @@ JOIN unnest($1::text[], $2::text[]) AS asked (schema, name)
 """
 
 
+async def relations(
+    connection: asyncpg.Connection, names: Iterable[TableName]
+) -> tuple[dict[TableName, Table], list[TableName]]:
+    """Find those of ``names`` that exist: tables, without their columns, and what is no table."""
+    asked = list(names)
+    rows = await connection.fetch(
+        _TABLES, [name.schema for name in asked], [name.table for name in asked]
+    )
+    found, others = {}, []
+    for row in rows:
+        name = TableName(row["schema"], row["name"])
+        if row["kind"] in ("r", "p"):
+            found[name] = Table(name=name, oid=row["oid"], partitioned=row["kind"] == "p")
+        else:
+            others.append(name)
+    return found, others
+
+
 async def existing(
     connection: asyncpg.Connection, names: Iterable[TableName]
 ) -> dict[TableName, Table]:
@@ -133,16 +165,9 @@ async def existing(
     Raises:
         InvalidRequest: One is a view or something else that cannot be filled.
     """
-    asked = list(names)
-    rows = await connection.fetch(
-        _TABLES, [name.schema for name in asked], [name.table for name in asked]
-    )
-    found = {}
-    for row in rows:
-        name = TableName(row["schema"], row["name"])
-        if row["kind"] not in ("r", "p"):
-            raise InvalidRequest("that is not a table", table=name)
-        found[name] = Table(name=name, oid=row["oid"])
+    found, others = await relations(connection, names)
+    if others:
+        raise InvalidRequest(NO_TABLE, table=others[0])
     return found
 
 
@@ -157,7 +182,8 @@ SELECT
          WHEN element.oid IS NOT NULL THEN '' END AS element,
     base.typmod,
     a.attnotnull AND (a.atthasdef OR a.attidentity <> '') AS fills_itself,
-    a.attgenerated <> '' AS generated
+    a.attgenerated <> '' AS generated,
+    a.attnotnull AS not_null
 FROM pg_attribute a
 CROSS JOIN LATERAL (
     WITH RECURSIVE below AS (
@@ -180,8 +206,13 @@ async def described(
     *,
     json_strings: JsonStrings,
     schema: TableSchema | None = None,
+    may_read: bool = True,
 ) -> Table:
-    """Add the columns, and whether there are rows; lock the table first."""
+    """Add the columns, and whether there are rows; lock the table first.
+
+    Args:
+        may_read: Whether to look for rows; who may not read them is refused.
+    """
     rows = await connection.fetch(_COLUMNS, table.oid)
     if schema is not None and json_strings == "auto":
         json_strings = "text"  # its JSON is captured as text
@@ -192,5 +223,6 @@ async def described(
             replace(column, fills_itself=column.fills_itself and column.name not in nullable)
             for column in columns
         )
-    has_rows = await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table.name.quoted})")
+    query = f"SELECT EXISTS (SELECT FROM {table.own_rows})"
+    has_rows = may_read and await connection.fetchval(query)
     return replace(table, columns=columns, has_rows=has_rows, schema=schema)

@@ -7,18 +7,28 @@ from typing import Final
 
 import asyncpg
 
-from pitr.adapters.sinks.postgres.tables import TableName, quoted
+from pitr.adapters.sinks.postgres.tables import TableName, own_rows, quoted
 from pitr.domain.errors import Conflict
 
 _TRIGGERS = """
+WITH RECURSIVE below (oid) AS (
+    SELECT oid FROM unnest($1::bigint[]::oid[]) AS given (oid)
+    UNION
+    SELECT i.inhrelid
+    FROM below
+    JOIN pg_class p ON p.oid = below.oid AND p.relkind = 'p'
+    JOIN pg_inherits i ON i.inhparent = below.oid
+)
 SELECT n.nspname AS schema, c.relname AS name, t.tgname AS trigger, t.tgenabled::text AS enabled
-FROM pg_trigger t
+FROM below
+JOIN pg_trigger t ON t.tgrelid = below.oid
 JOIN pg_class c ON c.oid = t.tgrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgrelid = ANY ($1::bigint[]::oid[]) AND NOT t.tgisinternal
-  AND t.tgenabled::text = ANY ($2) AND t.tgparentid = 0
+WHERE NOT t.tgisinternal AND t.tgenabled::text = ANY ($2)
 ORDER BY schema, name, trigger
 """
+"""Those of partitions, too: each has a mode of its own, also where it came from the table above."""
+
 _ENABLE: Final = {"O": "ENABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
 
 
@@ -35,7 +45,7 @@ class Triggers:
         self._off: list[tuple[str, str, str]] = []
 
     async def silence(self, connection: asyncpg.Connection, oids: Sequence[int]) -> None:
-        """Make sure that none fires.
+        """Make sure that none fires, also not on the partitions of these tables.
 
         Raises:
             asyncpg.InsufficientPrivilegeError: The role may do neither.
@@ -50,7 +60,7 @@ class Triggers:
         for row in await connection.fetch(_TRIGGERS, oids, modes):
             table = TableName(row["schema"], row["name"]).quoted
             trigger = quoted(row["trigger"])
-            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER {trigger}")
+            await connection.execute(f"ALTER TABLE ONLY {table} DISABLE TRIGGER {trigger}")
             self._off.append((table, _ENABLE[row["enabled"]], trigger))
 
     async def restore(self, connection: asyncpg.Connection) -> None:
@@ -58,11 +68,12 @@ class Triggers:
         if self._off:
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         for table, enable, trigger in self._off:
-            await connection.execute(f"ALTER TABLE {table} {enable} TRIGGER {trigger}")
+            await connection.execute(f"ALTER TABLE ONLY {table} {enable} TRIGGER {trigger}")
 
 
 _DEFERRED = """
 SELECT c.conname AS name, n.nspname AS schema, t.relname AS table, c.contype::text AS kind,
+    t.relkind = 'p' AS partitioned,
     (SELECT array_agg(a.attname::text ORDER BY k.place)
      FROM unnest(c.conkey) WITH ORDINALITY AS k (number, place)
      JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number) AS columns
@@ -89,7 +100,7 @@ async def check_deferred(connection: asyncpg.Connection, oids: Sequence[int]) ->
         filled = " AND ".join(f"{column} IS NOT NULL" for column in columns)
         shown = ", ".join(f"{column}::text" for column in columns)
         twice = await connection.fetchrow(
-            f"SELECT {shown} FROM {table.quoted} WHERE {filled}"
+            f"SELECT {shown} FROM {own_rows(table, partitioned=row['partitioned'])} WHERE {filled}"
             f" GROUP BY {', '.join(columns)} HAVING count(*) > 1 LIMIT 1"
         )
         if twice is not None:
