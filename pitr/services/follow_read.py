@@ -24,8 +24,8 @@ from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.pgoutput.schema_change import describes
 from pitr.domain.pgoutput.schema_log import (
     SchemaStep,
-    schema_step,
     schema_steps,
+    steps_of_relation,
 )
 from pitr.domain.pgoutput.sequence_log import SampledSequence, sampled
 
@@ -239,13 +239,13 @@ class StreamReader:
             if before is None or not describes(before, relation):
                 await self._put_undescribed(relation.collection, commit_us)
             return
-        step = schema_step(before, found)
-        if step is not None and step.empties and _goes_on(before, found):
+        steps = steps_of_relation(self._schemas, before, found)
+        if steps and steps[-1].empties and _goes_on(before, found):
             self._looks_due.set()  # rows went away that the relation message does not tell of
         elif relation.collection in self._undescribed:
             self._looks_due.set()
-        elif step is not None:
-            await self._put_steps([step], commit_us=commit_us)
+        else:
+            await self._put_steps(steps, commit_us=commit_us)
 
     async def _put_undescribed(self, collection: str, commit_us: int | None) -> None:
         """Have a table emptied and read again when it is looked at: no document tells its rows."""

@@ -98,10 +98,12 @@ class StreamStore:
     async def _store_steps(self, item: Steps) -> None:
         """Store what became of tables; those whose rows are not known now are to be copied."""
         copy, following = self._following.notes.copy, self._following
+        # What is gone comes first: a name that one table had may be another's now.
         for step in item.steps:
             if step.before is not None and step.is_another:
                 copy = copy.without(step.before.collection)
                 self._copier.schemas.pop(step.before.collection, None)
+        for step in item.steps:
             if step.after is not None and step.reasons:
                 copy = copy.begun(step.after.collection)
                 await self._lane.open_gap(

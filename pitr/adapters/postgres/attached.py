@@ -15,6 +15,7 @@ from pitr.adapters.postgres.frozen import FrozenDatabase, frozen
 from pitr.adapters.postgres.replication import ReplicationStream
 from pitr.adapters.postgres.schemas import read_locked
 from pitr.adapters.postgres.source import SourceDatabase
+from pitr.adapters.postgres.tables import NOT_OF_SWAPS
 from pitr.domain.errors import InvalidRequest, Unavailable
 from pitr.domain.log import Source
 from pitr.domain.pgoutput.copying import Chunk, Resume, Snapshot
@@ -26,18 +27,18 @@ from pitr.domain.pgoutput.source import SequenceValue, SlotState
 from pitr.domain.pgoutput.sql import qualified
 from pitr.domain.reconcile import CapturedTable
 
-_PUBLISHED: Final = """
+_PUBLISHED: Final = f"""
 SELECT c.oid::bigint AS relid, n.nspname::text AS schema, c.relname::text AS name,
        to_jsonb(p)->'attnames' AS columns
 FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-WHERE p.pubname = ANY ($1::text[])
+WHERE p.pubname = ANY ($1::text[]) AND {NOT_OF_SWAPS}
 """
 """Servers before 15 publish all columns, and have no ``attnames``."""
 
 # A filter counts only where every publication of the table has one. Servers before 15 have none.
-_CAPTURED: Final = """
+_CAPTURED: Final = f"""
 SELECT c.oid::bigint AS relid, n.nspname::text AS schema, c.relname::text AS name,
        bool_or(p.pubupdate) AND bool_or(p.pubdelete) AS whole,
        bool_and(to_jsonb(t)->>'rowfilter' IS NOT NULL) AS filtered
@@ -45,7 +46,7 @@ FROM pg_publication_tables t
 JOIN pg_publication p ON p.pubname = t.pubname
 JOIN pg_namespace n ON n.nspname = t.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-WHERE t.pubname = ANY ($1::text[])
+WHERE t.pubname = ANY ($1::text[]) AND {NOT_OF_SWAPS}
 GROUP BY c.oid, n.nspname, c.relname
 ORDER BY n.nspname, c.relname
 """

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pitr.domain.pgoutput.source import Leaf, SourceTable
+from pitr.domain.pgoutput.source import SWAP_MARK, Leaf, SourceTable
+
+NOT_OF_SWAPS: Final = f"""
+    NOT starts_with(coalesce(obj_description(n.oid, 'pg_namespace'), ''), '{SWAP_MARK}')
+"""
+"""Leaves out the schemas with tables that a swap made or replaced: their rows are not the app's."""
 
 _IDENTITY_COLUMNS: Final = """
     (SELECT array_agg(a.attname::text ORDER BY k.place)
@@ -49,6 +54,7 @@ CROSS JOIN LATERAL (
 ) AS col
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+  AND {NOT_OF_SWAPS}
 ORDER BY n.nspname, c.relname
 """
 

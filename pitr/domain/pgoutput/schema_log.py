@@ -87,6 +87,24 @@ def schema_steps(
     return gone + steps
 
 
+def steps_of_relation(
+    known: Mapping[int, TableSchema], before: TableSchema | None, after: TableSchema
+) -> list[SchemaStep]:
+    """Compare one table with what it is; another that had its name is gone, or has another name.
+
+    That one is found again, if it is still there, when all tables are looked at.
+    """
+    step = schema_step(before, after)
+    if step is None:
+        return []
+    gone = [
+        SchemaStep(before=other, after=None, empties=(other.collection,))
+        for relid, other in known.items()
+        if other.collection == after.collection and relid != after.relid
+    ]
+    return [*gone, step]
+
+
 def _emptied_first(step: SchemaStep) -> SchemaStep:
     assert step.after is not None, "it is there"
     empties = dict.fromkeys([*step.empties, step.after.collection])
@@ -99,13 +117,17 @@ def emptying(collections: Iterable[str], *, commit_us: int | None) -> pa.Table:
 
 
 def changes_of_steps(steps: Sequence[SchemaStep], *, commit_us: int | None) -> pa.Table:
-    """Write steps as changes of ``DRAFT_SCHEMA``; positions count from 0."""
+    """Write steps as changes of ``DRAFT_SCHEMA``; positions count from 0.
+
+    What is gone comes first: a name that one table had may be another's now.
+    """
     rows: list[dict[str, Any]] = []
     for step in steps:
         rows += [_truncate(collection) for collection in step.empties]
         names = [each.collection for each in (step.before, step.after) if each is not None]
         if step.before is not None and (step.after is None or len(set(names)) == 2):
             rows.append({"collection": SCHEMAS, "key": _key(step.before), "op": Op.DELETE.value})
+    for step in steps:
         if step.after is not None:
             rows.append(
                 {

@@ -12,6 +12,9 @@ from pitr.domain.pgoutput.sql import qualified
 OWN_SCHEMA: Final = "pitr"
 """Where pitr puts functions in a source; never captured."""
 
+SWAP_MARK: Final = "made by pitr restore --mode swap"
+"""What the comments of schemas begin with in which swaps make and keep tables."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:

@@ -15,6 +15,7 @@ from pitr.domain.pgoutput.schema_log import (
     changes_of_steps,
     emptied,
     schema_steps,
+    steps_of_relation,
 )
 
 ID = TableColumn(number=1, name="id", type="integer", type_oid=23, not_null=True)
@@ -81,3 +82,26 @@ def test_a_table_that_is_gone_has_no_rows_and_no_schema() -> None:
         ("public.rows", "truncate", None),
         (SCHEMAS, "delete", "public.rows"),
     ]
+
+
+def test_a_table_that_takes_the_name_of_another_is_not_emptied_after_it() -> None:
+    """The rows that come with it are those of the new one."""
+    new = replace(TABLE, relid=8)
+    steps = steps_of_relation({7: TABLE}, None, new)
+    assert [(step.before, step.after) for step in steps] == [(TABLE, None), (None, new)]
+    assert written(changes_of_steps(steps, commit_us=5)) == [
+        ("public.rows", "truncate", None),
+        (SCHEMAS, "delete", "public.rows"),
+        (SCHEMAS, "update", "public.rows"),
+    ]
+    assert steps_of_relation({8: new}, new, new) == []
+
+
+def test_tables_that_exchange_their_names_keep_their_rows_in_pitr_schemas() -> None:
+    other = replace(TABLE, relid=8, name="others")
+    found = {7: replace(TABLE, name="others"), 8: replace(other, name="rows")}
+    table = changes_of_steps(schema_steps({7: TABLE, 8: other}, found), commit_us=5)
+    last = {key: op for _, op, key in written(table) if key is not None}
+    assert last == {"public.rows": "update", "public.others": "update"}
+    empties = [place for place, (_, op, _) in enumerate(written(table)) if op != "update"]
+    assert empties == [0, 1, 2, 3]
