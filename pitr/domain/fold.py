@@ -45,8 +45,12 @@ def patched(previous: Change | None, change: Change) -> Change:
     """
     assert change.after is not None, "a patch has a document"
     target = previous.after if previous is not None else None
-    if change.unchanged is None:
-        after = merge_patch(target, change.after)
-    else:
-        after = fill_unchanged(target, change.after, change.unchanged)
+    after = patched_document(target, change.after, change.unchanged)
     return replace(change, op=Op.UPDATE, after=after, before=None, unchanged=None)
+
+
+def patched_document(target: bytes | None, after: bytes, unchanged: bytes | None) -> bytes:
+    """Resolve a patch against the row's document, None if there is no row."""
+    if unchanged is None:
+        return merge_patch(target, after)
+    return fill_unchanged(target, after, unchanged)

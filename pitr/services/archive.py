@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pitr.domain.catalog import Catalog
+from pitr.domain.columnar.few import YoungFiles
+from pitr.domain.columnar.footers import FooterCache
+from pitr.domain.columnar.halves import Halves, half_transactions
+from pitr.domain.columnar.picked import Picks
 from pitr.domain.columnar.replay import Replay, ReplayInput
 from pitr.domain.columnar.search import Search
 from pitr.domain.columnar.torn import torn_transactions
@@ -35,6 +39,10 @@ class Archive:
         self._store = store
         self._limits = limits
         self._scratch = scratch
+        self.footers = FooterCache()
+        """Of files that single rows are read from, for the life of a process."""
+        self.picks = Picks(self.footers)
+        self.young_files = YoungFiles()
 
     async def view(self, log: str, *, tail: bool = True) -> LogView:
         """Return one consistent view of the log; see ``Catalog.view``."""
@@ -106,6 +114,31 @@ class Archive:
                 paths,
                 view.tail,
                 cut,
+                memory_bytes=self._limits.memory_bytes,
+                spill_folder=folder,
+                threads=self._limits.threads,
+            )
+
+    async def halves(self, view: LogView, cut: Cut, collections: Collection[str]) -> Halves:
+        """Find transactions after ``cut`` that changed these collections and others, too.
+
+        Raises:
+            DataLoss: A segment is missing, damaged or another one.
+        """
+        refs = [
+            ref
+            for ref in view.segments
+            if (ref.seq_end > cut.seq_end or cut.without_tx)
+            or (cut.at_us is not None and ref.at_max_us > cut.at_us)
+        ]
+        paths = await self.verified(refs)
+        async with self.scratch_folder() as folder:
+            return await asyncio.to_thread(
+                half_transactions,
+                paths,
+                view.tail,
+                cut,
+                collections,
                 memory_bytes=self._limits.memory_bytes,
                 spill_folder=folder,
                 threads=self._limits.threads,

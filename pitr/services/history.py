@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 from pitr.domain.change import Change
-from pitr.domain.columnar.footers import FooterCache
 from pitr.domain.columnar.lookup import row_history
 from pitr.domain.history import RowChange, row_changes
 from pitr.services.archive import Archive
@@ -18,7 +17,7 @@ class HistoryReader:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._footers = FooterCache()
+        self._footers = archive.footers
 
     async def changes(self, log: str, collection: str, key: str) -> list[Change]:
         """Return every change of the row, and truncates of its collection, newest first.

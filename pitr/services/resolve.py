@@ -104,18 +104,11 @@ class Resolver:
         self, view: LogView, target: Target, watermark_us: int, seq_end: int
     ) -> Resolution:
         torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=None)
-        near = segments_over(view, seq_end - TRANSACTION_WINDOW, seq_end + TRANSACTION_WINDOW)
-        paths = await self._archive.verified(near)
-        rows = await asyncio.to_thread(
-            transactions_between,
-            paths,
-            view.tail,
-            seq_first=seq_end - TRANSACTION_WINDOW,
-            seq_end=seq_end + TRANSACTION_WINDOW,
-        )
-        torn = torn_by_seq(rows, seq_end) | torn  # the catalog knows where a long one began
+        # The catalog knows where a long one began.
+        torn = await self._torn_nearby(view, seq_end) | torn
         torn |= await self._archive.torn(view, Cut(seq_end=seq_end))
         cut = Cut(seq_end=seq_end, without_tx=frozenset(torn))
+        paths = await self._archive.verified(segments_over(view, seq_end - 1, seq_end + 1))
         around = await asyncio.to_thread(
             changes_between, paths, view.tail, seq_first=seq_end - 1, seq_end=seq_end + 1
         )
@@ -123,6 +116,30 @@ class Resolver:
         following = next((change for change in around if change.seq == seq_end), None)
         position = position_of(target, previous)
         return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
+
+    async def _torn_nearby(self, view: LogView, seq_end: int) -> dict[str, int]:
+        """Return the transactions with changes near ``seq_end``, on both sides of it."""
+        if seq_end >= view.state.seq_next:
+            return {}
+        last = min(seq_end + TRANSACTION_WINDOW, view.state.seq_next)
+        after = await self._transactions(view, seq_end, last, None)
+        names = frozenset(tx for _, tx in after)
+        first = max(seq_end - TRANSACTION_WINDOW, 1)
+        before = await self._transactions(view, first, seq_end, names) if names else []
+        return torn_by_seq(before + after, seq_end)
+
+    async def _transactions(
+        self, view: LogView, seq_first: int, seq_end: int, names: frozenset[str] | None
+    ) -> list[tuple[int, str]]:
+        paths = await self._archive.verified(segments_over(view, seq_first, seq_end))
+        return await asyncio.to_thread(
+            transactions_between,
+            paths,
+            view.tail,
+            seq_first=seq_first,
+            seq_end=seq_end,
+            names=names,
+        )
 
 
 def _check_captured(view: LogView, target: Target, watermark_us: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -160,3 +161,57 @@ async def test_what_keeps_a_row_from_being_written_is_told(
     with pytest.raises(InvalidRequest, match="constraint"):
         await rewind(database, given)
     assert await rows(sql) == [{"id": 1, "v": "a"}]
+
+
+async def test_a_connection_is_kept_while_that_is_wanted_and_made_anew_if_it_broke(
+    database: str, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await sql.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x')")
+    given = work(tmp_path, now={1: '{"id":1,"v":"x"}'}, then={1: '{"id":1,"v":"a"}'})
+    sink = PostgresRewind(database)
+
+    async def others() -> list[int]:
+        rows = await sql.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        return [row["pid"] for row in rows]
+
+    async def gone(pid: int) -> None:
+        async with asyncio.timeout(30):
+            while pid in await others():
+                await asyncio.sleep(0.01)
+
+    async with sink.kept():
+        place, _ = await sink.position()
+        [kept] = await others()
+        sight = await sink.look([given], ColumnRules())
+        assert sight.place == place and await others() == [kept]
+        await sql.fetchval("SELECT pg_terminate_backend($1)", kept)
+        await gone(kept)
+        await sink.rewind(
+            [given],
+            ColumnRules(),
+            on_conflict="refuse",
+            says=Says(reason="rewind:test"),
+            check=lambda _: None,
+        )
+        [another] = await others()
+    await gone(another)
+    assert await rows(sql) == [{"id": 1, "v": "a"}]
+    with pytest.raises(Conflict):
+        async with sink.kept():
+            await sink.position()
+            [kept] = await others()
+            await sink.rewind(
+                [given],
+                ColumnRules(),
+                on_conflict="refuse",
+                says=Says(reason="rewind:test"),
+                check=_refuse,
+            )
+    await gone(kept)
+
+
+def _refuse(_: object) -> None:
+    raise Conflict("the plan does not hold any more")

@@ -9,10 +9,11 @@ import pytest
 
 from pitr.adapters.clock import SystemClock, new_uid
 from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
-from pitr.domain.errors import Conflict
 from pitr.services.append import Appender
+from pitr.services.lease import Leases
 from pitr.services.resolve import Resolver
-from pitr.services.rewind.rewinder import Rewinder, RewindReport, RewindRequest
+from pitr.services.rewind.requests import RewindRequest
+from pitr.services.rewind.rewinder import Rewinder, RewindReport
 from tests.postgres.conftest import SourceServer
 from tests.postgres.following import App, app_of, attach, caught_up, following
 from tests.postgres.restoring import binary, database_of
@@ -20,17 +21,19 @@ from tests.postgres.servers import OLD, Source
 from tests.postgres.test_restore import ORDERED, SHOP, Commits, _work, kept
 from tests.postgres.test_types import Zoo, make_hostile
 from tests.postgres.zoo import types_of
+from tests.services.crashes import Crash, Killed
 from tests.services.world import World
 
 KEYED = ("customers", "orders")
 
 
 class Rewinding:
-    """A rewinder for one database, which nobody but its stream tells the log of."""
+    """A rewinder for one database, of which its stream tells the log, or else ``appender``."""
 
-    def __init__(self, world: World, app: App) -> None:
-        async def none(_log: str) -> Appender:
-            raise AssertionError("the stream brings everything")
+    def __init__(self, world: World, app: App, appender: Appender | None = None) -> None:
+        async def given(_log: str) -> Appender:
+            assert appender is not None, "the stream brings everything"
+            return appender
 
         clock = SystemClock()
         self.log, self.sink = world.log, PostgresRewind(app.url)
@@ -39,7 +42,8 @@ class Rewinding:
             world.archive,
             Resolver(world.catalog, world.archive, clock),
             clock,
-            appender=none,
+            appender=given,
+            leases=Leases(world.catalog, holder="test"),
             new_id=new_uid,
             limits=world.limits,
         )
@@ -88,7 +92,7 @@ async def test_every_commit_comes_back_in_place(world: World, source_db: str) ->
                 assert set(done.lanes.values()) == {"postgres:app"}
                 expected = [await kept(app, number, name) for name in KEYED]
                 assert await now() == expected, (number, way)
-                await caught_up(world, app, attached)
+                # It waits until the stream has brought what was done.
                 again = await rewinding.rewind(targets[number][way], *KEYED)
                 assert again.row_count == 0, "the log knows what was done"
             own = [each for each in await world.changes() if each.reason is not None]
@@ -98,14 +102,63 @@ async def test_every_commit_comes_back_in_place(world: World, source_db: str) ->
             assert {each.lane for each in own} == {"postgres:app"}
             undone = await rewinding.undo(done.operation_id)
             assert await now() == before
-            try:
-                await rewinding.undo(undone.operation_id)
-            except Conflict as error:
-                assert "does not have all changes" in str(error)
-                await caught_up(world, app, attached)
-                await rewinding.undo(undone.operation_id)
+            await rewinding.undo(undone.operation_id)
             assert await now() == expected
             assert await app.value("SELECT nextval('customers_id_seq')") > 50
+            # What somebody does right before is no conflict either; and is undone by itself.
+            await app.run("UPDATE orders SET total = total + 1")
+            latest = RewindRequest(log=world.log, target="latest")
+            plan = await rewinding.rewinder.plan(latest, rewinding.sink)
+            assert not plan.seen["notes"], "it has waited"
+            changes = [each for each in await world.changes() if each.collection == "public.orders"]
+            tx = changes[-1].tx or ""
+            plan = await rewinding.rewinder.plan_revert(world.log, tx, rewinding.sink)
+            assert not plan.seen["conflicts"]["counts"] and not plan.seen["notes"]
+            scanned = await rewinding.rewinder.plan(
+                RewindRequest(log=world.log, target=f"before-tx:{tx}", scan=True), rewinding.sink
+            )
+            assert "public.visits was not compared: its rows have no key" in scanned.seen["notes"]
+            assert scanned.row_count == plan.row_count > 0, "both find the same rows"
+            await rewinding.rewinder.apply(plan, rewinding.sink)
+            assert await now() == expected
+        plan = await rewinding.rewinder.plan(latest, rewinding.sink)
+        assert plan.seen["notes"] == [
+            "nobody follows postgres:app, so the log may not have the newest changes"
+        ]
+
+
+async def test_of_a_killed_rewind_the_stream_brings_the_changes(
+    world: World, source_db: str
+) -> None:
+    """It was committed, and could tell nobody: the next one asks the database, and undoes it."""
+    async with app_of(source_db) as app:
+        await app.run(
+            "CREATE TABLE things (id int PRIMARY KEY, n int)",
+            "INSERT INTO things SELECT g, 0 FROM generate_series(1, 9) AS g",
+        )
+        attached = await attach(app, what="FOR TABLE things")
+        await world.catalog.add_source(world.log, attached)
+        async with following(world, attached):
+            await caught_up(world, app, attached)
+            before = f"seq:{(await world.catalog.log(world.log)).seq_next - 1}"
+            await app.run("UPDATE things SET n = 1 WHERE id < 4")
+            await caught_up(world, app, attached)
+            rewinding, dying = Rewinding(world, app), Rewinding(world, app)
+            catalog = Killed(world.catalog, "note_operation", "next")
+            dying.rewinder._catalog = dying.rewinder._operations._catalog = catalog
+            with pytest.raises(Crash):
+                await dying.rewind(before, "things")
+            killed, *_ = await world.catalog.operations(world.log)
+            assert "xid" in killed["detail"]
+            assert await app.value("SELECT sum(n) FROM things") == 0
+            await caught_up(world, app, attached)
+            undone = await rewinding.undo(killed["operation_id"])
+            assert undone.row_count == 3
+            assert await app.value("SELECT sum(n) FROM things") == 3
+            _, done, *_ = await world.catalog.operations(world.log)
+            assert (done["outcome"], done["detail"]["settled_as"]) == ("done", "committed")
+            assert done["detail"]["lanes"] == {"public.things": "postgres:app"}
+            assert done["detail"]["untold"] == []
 
 
 @pytest.fixture

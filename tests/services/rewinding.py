@@ -17,7 +17,8 @@ from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
 from pitr.domain.rewind.plan import RewindPlan
 from pitr.domain.rewind.sight import OnConflict
 from pitr.services.append import Appender
-from pitr.services.rewind.rewinder import Rewinder, RewindReport, RewindRequest
+from pitr.services.rewind.requests import RewindRequest
+from pitr.services.rewind.rewinder import Rewinder, RewindReport
 from tests.changes import batch, draft
 from tests.services.world import World
 
@@ -77,6 +78,7 @@ class AppDatabase:
             world.resolver,
             world.clock,
             appender=given,
+            leases=world.leases,
             new_id=new_uid,
             limits=world.limits,
         )

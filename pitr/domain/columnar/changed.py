@@ -37,6 +37,7 @@ class Between:
         tail: With ``CHANGE_SCHEMA``.
         collections: Only these; None is all but the log's own.
         keys: Only these rows, (collection, canonical key).
+        brought: These rows besides.
         reason: Only changes that give this reason, or one that begins with it and a colon.
     """
 
@@ -47,6 +48,7 @@ class Between:
     now: Cut
     collections: frozenset[str] | None = None
     keys: frozenset[tuple[str, str]] | None = None
+    brought: frozenset[tuple[str, str]] = frozenset()
     reason: str | None = None
 
 
@@ -108,11 +110,11 @@ def _create_views(engine: Engine, between: Between) -> None:
         f"CREATE VIEW changed AS SELECT * FROM ({union})"
         f" WHERE {differs} AND NOT starts_with(collection, {literal(OWN_PREFIX)})"
     )
-    if between.keys is not None:
-        rows = sorted(between.keys)
+    for table, keys in (("asked", between.keys or ()), ("brought", between.brought)):
+        rows = sorted(keys)
         wanted = {"collection": [name for name, _ in rows], "key": [key for _, key in rows]}
         schema = pa.schema([("collection", pa.string()), ("key", pa.string())])
-        engine.add_table("asked", pa.table(wanted, schema=schema))
+        engine.add_table(table, pa.table(wanted, schema=schema))
     engine.run(f"CREATE VIEW chosen AS SELECT * FROM changed WHERE {_chosen(between)}")
 
 
@@ -132,6 +134,10 @@ def _inside(cut: Cut, name: str) -> str:
 
 def _chosen(between: Between) -> str:
     """The condition for changes of what was asked for; a truncate is of every row."""
+    brought = (
+        "((collection, key) IN (SELECT (collection, key) FROM brought) OR op = 'truncate'"
+        " AND collection IN (SELECT collection FROM brought))"
+    )
     conditions = ["true"]
     if between.collections is not None:
         names = literals(sorted(between.collections) or [""])
@@ -144,7 +150,18 @@ def _chosen(between: Between) -> str:
     if between.reason is not None:
         reason = literal(between.reason)
         conditions.append(f"(reason = {reason} OR starts_with(reason, {reason} || ':'))")
-    return " AND ".join(conditions)
+    chosen = " AND ".join(conditions)
+    return f"({chosen} OR {brought})" if between.brought else chosen
+
+
+def _asked(between: Between) -> str:
+    """The condition for rows of an emptied collection, whether or not they changed."""
+    brought = "(collection, key) IN (SELECT (collection, key) FROM brought)"
+    if between.keys is not None:
+        return f"(collection, key) IN (SELECT (collection, key) FROM asked) OR {brought}"
+    if between.collections is not None:
+        return f"collection IN {literals(sorted(between.collections) or [''])} OR {brought}"
+    return "true"
 
 
 def _query(between: Between, emptied: Sequence[str]) -> str:
@@ -154,11 +171,7 @@ def _query(between: Between, emptied: Sequence[str]) -> str:
         " WHERE op <> 'truncate' GROUP BY collection, key"
     )
     if emptied:
-        asked = (
-            " AND (collection, key) IN (SELECT (collection, key) FROM asked)"
-            if between.keys is not None
-            else ""
-        )
+        asked = f" AND ({_asked(between)})"
         query = (
             f"SELECT collection, key, max(first_op) AS first_op FROM ({query} UNION ALL"
             f" SELECT collection, key, NULL FROM ({_union(between.all_paths)})"

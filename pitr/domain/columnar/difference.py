@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,9 @@ BATCH_ROWS: Final = 1_024
 BATCH_BYTES: Final = 8 * 1024 * 1024
 
 Row = tuple[str, str, str | None]
+
+IsMeant = Callable[[str, str, str | None, str | None], bool]
+"""Whether a row is meant, by its collection, its key, and its documents now and then."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,6 +98,8 @@ def differences(
     now: Iterable[pa.RecordBatch],
     *,
     folder: Path,
+    is_meant: IsMeant = lambda *_: True,
+    says_nothing: Collection[str] = (Op.READ,),
 ) -> dict[str, CollectionDifference]:
     """Compare two states of the rows in ``changed``, byte by byte.
 
@@ -103,6 +108,8 @@ def differences(
         then: One state in (collection, key) order, with collection, key and ``after``.
         now: The other, likewise.
         folder: Where the rows that differ are written.
+        is_meant: Which of those that differ are kept.
+        says_nothing: Operations that, as the first on a row, do not say that it was not there.
 
     Raises:
         Conflict: The rows of a collection are not all keyed by the same columns.
@@ -113,7 +120,7 @@ def differences(
     with ExitStack() as stack:
         for collection, key, first_op in _changed(changed):
             before, after = now_rows.take(collection, key), then_rows.take(collection, key)
-            if before == after:
+            if before == after or not is_meant(collection, key, before, after):
                 continue
             if writer is None or writer.difference.collection != collection:
                 stack.close()
@@ -121,7 +128,7 @@ def differences(
                 writer = _Writer(CollectionDifference(collection=collection), path)
                 found[collection] = writer.difference
                 stack.callback(writer.close)
-            if after is None and first_op == Op.READ:
+            if after is None and first_op in says_nothing:
                 writer.difference.unknown += 1
             else:
                 writer.add(key, before, after)

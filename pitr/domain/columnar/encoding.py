@@ -29,7 +29,8 @@ PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 """A page of many long documents ends here, whatever its number of rows."""
 
 WRITE_BATCH_ROWS: Final = 256
-"""How often a page is looked at whether it is full."""
+SMALL_PAGE_BATCH_ROWS: Final = 32
+"""How often a page is looked at whether it is full; more often if columns have small ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +38,14 @@ class Packing:
     """How tightly a file is packed: zstd level and page size.
 
     Larger pages compress better and take longer to find one row in. A page has ``page_rows_max``
-    rows, or as many as take ``page_bytes`` in the widest column.
+    rows, or as many as take ``page_bytes`` in the widest column; a column whose rows take more than
+    ``column_page_bytes`` has pages of its own.
     """
 
     level: int
     page_rows_max: int
     page_bytes: int
+    column_page_bytes: int = PAGE_BYTES_MAX
 
 
 FAST: Final = Packing(level=1, page_rows_max=768, page_bytes=512 * 1024)
@@ -51,8 +54,11 @@ FAST: Final = Packing(level=1, page_rows_max=768, page_bytes=512 * 1024)
 SMALL: Final = Packing(level=9, page_rows_max=768, page_bytes=2 * 1024 * 1024)
 """What is written once and kept: a tenth to a fifth smaller, 0.2 M changes/s."""
 
-SNAPSHOT: Final = Packing(level=3, page_rows_max=4_096, page_bytes=2 * 1024 * 1024)
-"""What is written often and kept for a while: 1 M rows/s."""
+SNAPSHOT: Final = Packing(
+    level=3, page_rows_max=4_096, page_bytes=2 * 1024 * 1024, column_page_bytes=64 * 1024
+)
+"""What is written often and kept for a while: 1 M rows/s. A rewind reads the documents of single
+rows out of it; with pages of a megabyte it would read all of them."""
 
 SORT_KEYS: Final = (("collection", "ascending"), ("key", "ascending"), ("seq", "ascending"))
 DOCUMENTS: Final = ("after", "before", "unchanged", "meta")
@@ -67,6 +73,8 @@ def open_writer(
 ) -> pq.ParquetWriter:
     """Open a Parquet writer with the options of the format, for rows like those of ``sample``."""
     page_rows = _page_rows(sample, packing)
+    are_small = packing.column_page_bytes < PAGE_BYTES_MAX
+    batch_rows = SMALL_PAGE_BATCH_ROWS if are_small else WRITE_BATCH_ROWS
     return pq.ParquetWriter(
         where,
         CHANGE_SCHEMA.with_metadata({"pitr.format": str(FILE_FORMAT), "pitr.kind": kind}),
@@ -74,9 +82,9 @@ def open_writer(
         compression_level=packing.level,
         use_dictionary=_DICTIONARY,
         column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
-        data_page_size=PAGE_BYTES_MAX,
+        data_page_size=packing.column_page_bytes,
         max_rows_per_page=page_rows,
-        write_batch_size=min(page_rows, WRITE_BATCH_ROWS),
+        write_batch_size=min(page_rows, batch_rows),
         write_page_index=True,
         write_statistics=_with_statistics(sample),
         write_page_checksum=True,

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import zstandard
 
 from pitr.domain.change import Change, Op
 from pitr.domain.columnar.footers import FooterCache
-from pitr.domain.columnar.pages import column_values, rows_of
+from pitr.domain.columnar.pages import column_values, opened, rows_of
 from pitr.domain.columnar.rows import DOCUMENT_COLUMNS, changes_of
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
-from pitr.domain.errors import DataLoss
 
 
 def row_history(
@@ -63,7 +58,7 @@ def _file_changes(path: Path, footers: FooterCache, collection: str, key: str) -
     groups = footers.footer(path).groups_with(**searched)
     if not groups:
         return
-    with _opened(path) as file:
+    with opened(path) as file:
         for group in groups:
             for rows in rows_of(file, group, **searched):
                 columns = [column_values(file, group, at, rows) for at in _OTHER_COLUMNS]
@@ -89,16 +84,3 @@ def _change(collection: str, key: str, values: Sequence[Any]) -> Change:
             row[name] = row[name].decode()
     row["op"] = Op(row["op"])
     return Change(collection=collection, key=key, **row)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Open a file and call whatever is wrong in it data loss."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        yield file
-    except (ValueError, IndexError, KeyError, struct.error, zstandard.ZstdError) as error:
-        reason = str(error)
-        raise DataLoss("a change file is damaged", path=path, reason=reason) from error
-    finally:
-        os.close(file)

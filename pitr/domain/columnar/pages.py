@@ -8,11 +8,15 @@ Source: Apache Parquet format 2.12, ``parquet.thrift`` (PageHeader) and ``README
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -21,6 +25,7 @@ import zstandard
 from pitr.domain.columnar import thrift, values
 from pitr.domain.columnar.footers import COLLECTION, KEY, RowGroup, read_at
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
+from pitr.domain.errors import DataLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,19 @@ class Page:
     body: bytes
     rows_count: int
     encoding: int
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a file and call whatever is wrong in it data loss."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        yield file
+    except (ValueError, IndexError, KeyError, struct.error, zstandard.ZstdError) as error:
+        reason = str(error)
+        raise DataLoss("a change file is damaged", path=path, reason=reason) from error
+    finally:
+        os.close(file)
 
 
 def rows_of(file: int, group: RowGroup, *, collection: bytes, key: bytes) -> list[range]:
@@ -59,7 +77,7 @@ def column_values(file: int, group: RowGroup, column: int, rows: range) -> list[
     field, pages = CHANGE_SCHEMA.field(column), group.pages(file, column)
     found: list[Any] = []
     for number in pages.covering(rows):
-        first, page = pages.rows_first[number], _page(file, *pages.place(number))
+        first, page = pages.rows_first[number], page_at(file, *pages.place(number))
         inside = range(max(rows.start - first, 0), min(rows.stop - first, page.rows_count))
         if field.type == pa.int64():
             found += values.integer_values(page.body, page.encoding, inside)
@@ -69,7 +87,7 @@ def column_values(file: int, group: RowGroup, column: int, rows: range) -> list[
             page.encoding,
             inside,
             nullable=field.nullable,
-            dictionary=_dictionary(file, group, column),
+            dictionary=dictionary_of(file, group, column),
         )
     return found
 
@@ -77,7 +95,7 @@ def column_values(file: int, group: RowGroup, column: int, rows: range) -> list[
 def _rows_with(file: int, group: RowGroup, key: bytes) -> Iterator[int]:
     pages, bounds = group.pages(file, KEY), group.page_bounds(file, KEY)
     for number in range(len(pages.rows_first)) if bounds is None else bounds.around(key):
-        page = _page(file, *pages.place(number))
+        page = page_at(file, *pages.place(number))
         if page.encoding != values.PLAIN:
             raise ValueError(f"keys in encoding {page.encoding}")
         first = pages.rows_first[number]
@@ -93,11 +111,12 @@ def _part_of(file: int, group: RowGroup, rows: range, collection: bytes) -> rang
     return range(start, start + found.count(collection))
 
 
-def _dictionary(file: int, group: RowGroup, column: int) -> list[bytes]:
+def dictionary_of(file: int, group: RowGroup, column: int) -> list[bytes]:
+    """Return the values that the pages of a column have codes for; none without a dictionary."""
     known = group.known_dictionaries.get(column)
     if known is None:
         place = group.chunks[column].dictionary
-        page = _page(file, *place) if place else Page(b"", 0, values.PLAIN)
+        page = page_at(file, *place) if place else Page(b"", 0, values.PLAIN)
         known = group.known_dictionaries[column] = values.all_text(page.body, page.rows_count)
     return known
 
@@ -109,7 +128,12 @@ _HEADER: Final = re.compile(
 """Sizes plain and packed, checksum, and of a data or dictionary page rows and encoding."""
 
 
-def _page(file: int, offset: int, length: int) -> Page:
+def page_at(file: int, offset: int, length: int) -> Page:
+    """Read a page, check it and decompress it.
+
+    Raises:
+        ValueError: It is damaged.
+    """
     read = read_at(file, offset, length)
     header = _HEADER.match(read)
     if header is None:

@@ -17,12 +17,22 @@ BATCH_ROWS = 16_384
 
 
 def transactions_between(
-    paths: Sequence[Path], tail: pa.Table, *, seq_first: int, seq_end: int
+    paths: Sequence[Path],
+    tail: pa.Table,
+    *,
+    seq_first: int,
+    seq_end: int,
+    names: frozenset[str] | None = None,
 ) -> list[tuple[int, str]]:
-    """Return (seq, tx) of the changes in ``[seq_first, seq_end)`` that have one, in seq order."""
+    """Return (seq, tx) of the changes in ``[seq_first, seq_end)`` that have one, in seq order.
+
+    With ``names`` only of these transactions.
+    """
     inside = (
         (pc.field("seq") >= seq_first) & (pc.field("seq") < seq_end) & pc.is_valid(pc.field("tx"))
     )
+    if names is not None:
+        inside &= pc.field("tx").isin(pa.array(sorted(names), pa.string()))
     tables = [tail.select(["seq", "tx"]).filter(inside)]
     for path in paths:
         tables += [pa.table(batch).filter(inside) for batch in columns_of(path, ["seq", "tx"])]

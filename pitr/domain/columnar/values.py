@@ -10,9 +10,13 @@ DELTA_BINARY_PACKED, dictionaries) and ``README.md`` (data pages).
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from pitr.domain.columnar.thrift import Reader
 
@@ -75,6 +79,53 @@ def places_of(body: bytes, value: bytes) -> list[int]:
             place += len(needle)
             row += 1
     return found
+
+
+def rows_of_keys(body: bytes, count: int, keys: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    """Return the rows of a page of ``count`` canonical keys in order that have one of ``keys``.
+
+    A key is behind its length, whose last byte is zero, and begins with a brace. Where that does
+    not tell where each begins, the page is decoded.
+    """
+    octets = np.frombuffer(body, np.uint8)
+    braces = np.flatnonzero(octets == _BRACE)
+    starts = braces[octets[braces - 1] == 0]
+    is_known = len(starts) == count and _follow(octets, starts)
+    every: Sequence[bytes] = _Texts(body, starts) if is_known else all_text(body, count)
+    found = []
+    for key in keys:
+        row = bisect_left(every, key)
+        while row < count and every[row] == key:
+            found.append((row, key))
+            row += 1
+    return found
+
+
+_BRACE: Final = ord("{")
+
+
+def _follow(octets: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> bool:
+    """Tell whether each text of a page begins where the one before it ends."""
+    lengths = octets[starts - 4].astype(np.int64)
+    for place in (1, 2, 3):
+        lengths += octets[starts - 4 + place].astype(np.int64) << 8 * place
+    ends = starts + lengths
+    return bool(starts[0] == 4 and ends[-1] == len(octets) and (starts[1:] == ends[:-1] + 4).all())
+
+
+class _Texts(Sequence[bytes]):
+    """PLAIN text of which it is known where each begins."""
+
+    def __init__(self, body: bytes, starts: npt.NDArray[np.int64]) -> None:
+        self._body = body
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, row: Any) -> Any:
+        start = int(self._starts[row])
+        return self._body[start : start + _LENGTH.unpack_from(self._body, start - 4)[0]]
 
 
 def all_text(body: bytes, count: int) -> list[bytes]:

@@ -26,32 +26,50 @@ def does(
 ) -> dict[str, Any]:
     """Write down what a rewind would do: the part of a plan that its hash is over."""
     columns = {each.collection: each for each in sight.tables}
+    collections = [
+        _collection_document(each, columns[each.collection])
+        for each in differences.values()
+        if each.collection in columns
+    ]
     return {
         "format": FORMAT_VERSION,
         "scope": scope.document(),
-        "collections": [
-            _collection_document(each, columns[each.collection])
-            for each in differences.values()
-            if each.count
-        ],
+        "collections": [each for each in collections if _row_count(each)],
         "order": [each.table for each in sight.tables],
-        "sink": asdict(sight.place),
+        "sink": sight.place.identity,
     }
 
 
 def _collection_document(difference: CollectionDifference, table: TableSight) -> dict[str, Any]:
-    return {
-        "collection": difference.collection,
-        "table": table.table,
-        "key": list(difference.key),
+    counted: dict[str, Any] = {
         "insert": difference.inserts,
         "update": difference.updates,
         "delete": difference.deletes,
         "unknown": difference.unknown,
         "rows_sha256": difference.sha256,
+    }
+    if table.scan is not None:
+        counted = {
+            "insert": table.scan.inserts,
+            "update": table.scan.updates,
+            "delete": table.scan.deletes,
+            "unknown": 0,
+            "unknown_to_log": table.scan.unknown,
+            "rows_sha256": table.scan.sha256,
+        }
+    return {
+        "collection": difference.collection,
+        "table": table.table,
+        "key": list(difference.key),
+        **counted,
         "columns": list(table.columns.written),
         "columns_on_one_side": [asdict(each) for each in table.columns.one_sided],
     }
+
+
+def _row_count(collection: Mapping[str, Any]) -> int:
+    count: int = collection["insert"] + collection["update"] + collection["delete"]
+    return count
 
 
 def plan_hash(does: Mapping[str, Any]) -> str:
@@ -75,9 +93,7 @@ class RewindPlan:
     @property
     def row_count(self) -> int:
         """Rows that differ."""
-        return sum(
-            each["insert"] + each["update"] + each["delete"] for each in self.does["collections"]
-        )
+        return sum(map(_row_count, self.does["collections"]))
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON has it."""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.rewind.columns import ColumnRules, Work
-from pitr.domain.rewind.sight import OnConflict, RowConflict, Sight, Written
+from pitr.domain.rewind.sight import (
+    REFERENCES_SHOWN,
+    OnConflict,
+    Place,
+    RowConflict,
+    Sight,
+    Written,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +33,8 @@ class Rewound:
     """What was done. ``conflicts`` are the rows that were overwritten or skipped.
 
     ``settled`` counts the rows that were as they were to be, already; ``settled_rows`` are the
-    first ``CONFLICTS_MAX`` of them, by collection and key.
+    first ``CONFLICTS_MAX`` of them, by collection and key. ``found`` are files of tables that were
+    scanned, with the rows that were written as they were before (``columnar.scanned``).
     """
 
     written: Mapping[str, Written]
@@ -31,13 +42,49 @@ class Rewound:
     settled_rows: Sequence[tuple[str, str]] = ()
     conflicts: Sequence[RowConflict] = ()
     notes: Sequence[str] = ()
+    found: Mapping[str, Path] = field(default_factory=dict)
+
+
+Committing = Callable[[str, Rewound], Awaitable[None]]
+"""Told that a transaction of this id is about to be committed, and what it did."""
+
+
+async def nobody(xid: str, rewound: Rewound) -> None:
+    """Where no one has to be told."""
 
 
 class RewindSink(Protocol):
     """A database whose rows are taken back, in one transaction."""
 
-    async def look(self, works: Sequence[Work], rules: ColumnRules) -> Sight:
+    def kept(self) -> AbstractAsyncContextManager[None]:
+        """Keep the connection from one call to the next meanwhile: each of its own costs time."""
+        ...
+
+    async def position(self) -> tuple[Place, int | None]:
+        """Tell which database it is, and where its WAL ends; None if it has no WAL of its own.
+
+        Whoever captures it is sent a message, so that an idle lane moves on.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        ...
+
+    async def look(
+        self,
+        works: Sequence[Work],
+        rules: ColumnRules,
+        *,
+        known: Mapping[str, TableSchema | None] | None = None,
+        references_max: int = REFERENCES_SHOWN,
+    ) -> Sight:
         """See what a rewind would find; changes nothing.
+
+        Args:
+            works: What would be done.
+            rules: For columns that exist on one side only.
+            known: All collections of the log, with what their tables are.
+            references_max: How many broken references of a foreign key are named.
 
         Raises:
             InvalidRequest: A table is not there, has no such key, or its columns do not fit.
@@ -53,6 +100,8 @@ class RewindSink(Protocol):
         on_conflict: OnConflict,
         says: Says,
         check: Callable[[Sight], None],
+        committing: Committing = nobody,
+        folder: Path | None = None,
     ) -> Rewound:
         """Take the rows back, all of them or none.
 
@@ -62,10 +111,23 @@ class RewindSink(Protocol):
             on_conflict: What to do with rows that are not what the log says.
             says: Told to whoever captures the database, with the changes.
             check: Called with what is seen, once the tables are locked; what it raises ends it.
+            committing: Called right before the commit, with the transaction's id and with what it
+                did; what it raises ends it.
+            folder: Where to write down what was found in tables that are scanned.
 
         Raises:
             Conflict: Rows are not what the log says, or would refer to rows that are not there.
             InvalidRequest: A row does not fit its table.
             Unavailable: The database did not answer, or a table is locked by somebody else.
+        """
+        ...
+
+    async def outcome(self, xid: str) -> str | None:
+        """Tell what became of a transaction: ``committed``, ``aborted`` or ``in progress``.
+
+        None if it was too long ago for the database to know.
+
+        Raises:
+            Unavailable: The database does not answer.
         """
         ...

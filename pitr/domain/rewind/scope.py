@@ -10,7 +10,7 @@ from pitr.domain.rewind.columns import ColumnRules
 from pitr.domain.target import Cut, Resolution
 from pitr.domain.times import rfc3339
 
-Kind = Literal["rewind", "undo"]
+Kind = Literal["rewind", "undo", "revert"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,10 @@ class CutWithTorn:
 class Scope:
     """What a rewind is about; all that can change by it.
 
-    ``then`` is the moment it goes back to, ``now`` what it goes back from. ``operation`` is the
-    one that an undo undoes.
+    ``then`` is the moment it goes back to, ``now`` what it goes back from. ``where`` are conditions
+    on columns (``domain.where``) that a row meets then or now. ``brought`` are rows besides, which
+    those that are put back refer to. With ``scan`` tables are compared as a whole. ``operation`` is
+    the one that an undo undoes, ``tx`` the transaction that a revert does.
     """
 
     kind: Kind
@@ -52,7 +54,11 @@ class Scope:
     now: CutWithTorn
     collections: frozenset[str] | None = None
     keys: frozenset[tuple[str, str]] | None = None
+    where: tuple[str, ...] = ()
+    brought: frozenset[tuple[str, str]] = frozenset()
+    scan: bool = False
     operation: str | None = None
+    tx: str | None = None
     rules: ColumnRules = field(default_factory=ColumnRules)
 
     def document(self) -> dict[str, Any]:
@@ -65,7 +71,11 @@ class Scope:
             "now": _cut_document(self.now),
             "collections": None if self.collections is None else sorted(self.collections),
             "keys": None if self.keys is None else [list(row) for row in sorted(self.keys)],
+            "where": list(self.where),
+            "brought": [list(row) for row in sorted(self.brought)],
+            "scan": self.scan,
             "operation": self.operation,
+            "tx": self.tx,
             "rules": asdict(self.rules),
         }
 
@@ -81,7 +91,11 @@ class Scope:
             now=_cut_of(document["now"]),
             collections=None if collections is None else frozenset(collections),
             keys=None if keys is None else frozenset((name, key) for name, key in keys),
+            where=tuple(document["where"]),
+            brought=frozenset((name, key) for name, key in document["brought"]),
+            scan=document["scan"],
             operation=document["operation"],
+            tx=document["tx"],
             rules=ColumnRules(**document["rules"]),
         )
 

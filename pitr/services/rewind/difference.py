@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
 
 from pitr.domain.change import Op
 from pitr.domain.columnar.changed import Between, Changed, changed_rows
@@ -18,30 +21,54 @@ from pitr.domain.columnar.difference import (
     read_state,
     write_state,
 )
+from pitr.domain.columnar.few import few_changed
 from pitr.domain.columnar.rows import changes_of
+from pitr.domain.columnar.scanned import Scanned
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS
 from pitr.domain.plan import Reads
+from pitr.domain.rewind.chosen import Chosen
 from pitr.domain.rewind.columns import Work
 from pitr.domain.rewind.plan import reason_of
 from pitr.domain.rewind.scope import CutWithTorn, Scope
 from pitr.services.archive import Archive
+from pitr.services.rewind.scanning import whole_states
+from pitr.services.rewind.young import YoungChanges
 
 POSTGRES_PREFIX = "postgres:"
 """Of lanes that attached databases come by; no other says what a table was."""
 
+_SAYS_NOTHING: Final = (Op.READ, Op.UPDATE, Op.PATCH)
+"""Operations on a row that the log knows nothing of before: it was there, but not as what."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Differing:
-    """What differs, while its files are there. ``size_bytes`` is what was read of objects."""
+    """What differs, while its files are there.
+
+    ``size_bytes`` is what was read of objects. ``left_out`` are collections without a column that a
+    condition names, with the columns that they lack. ``folder`` is for files that are needed with
+    it.
+    """
 
     works: tuple[Work, ...]
     differences: dict[str, CollectionDifference]
     changed: Changed
     size_bytes: int
+    folder: Path
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def scanned(self, found: Mapping[str, Path], names: Collection[str]) -> list[Scanned]:
+        """Return what was done to tables that were compared as a whole, by what was found there."""
+        return [
+            Scanned(state=work.scanned, logged=work.difference, found=found[work.collection])
+            for work in self.works
+            if work.scanned is not None and work.collection in names
+        ]
 
 
 class DifferenceReader:
@@ -67,38 +94,49 @@ class DifferenceReader:
         """
         now = now or scope.now
         async with self._archive.scratch_folder() as folder:
-            changed, read = await self._changed(view, scope, folder)
+            young = YoungChanges(self._archive, view)
+            changed, read = await self._changed(view, scope, folder, young)
             found: dict[str, CollectionDifference] = {}
             works: list[Work] = []
+            chosen = Chosen(scope.where, scope.brought)
             if changed.counts:
                 names = frozenset(changed.counts)
-                then_file = folder / "then.arrow"
-                read += await self._keep(view, scope.then, changed, names, then_file)
+                reads_then, then_rows = await self._then(view, scope.then, changed, folder, young)
                 reads = self._archive.reads(view, now.cut, torn=dict(now.torn), collections=names)
                 if not scope.now.torn and not now.torn:
                     reads = _newest_reads(reads, view, changed)
-                async with self._archive.state(
-                    view, reads, collections=names, keys=changed.path
-                ) as state:
+                async with self._rows(view, reads, changed, young) as now_rows:
                     found = await asyncio.to_thread(
                         differences,
                         changed.path,
-                        read_state(then_file),
-                        state.all_rows(),
+                        then_rows,
+                        now_rows,
                         folder=folder,
+                        is_meant=chosen.is_meant,
+                        says_nothing=_SAYS_NOTHING if scope.kind == "revert" else (Op.READ,),
                     )
-                read += list(reads.objects)
-                works = await self._works(view, scope.then, now, found)
+                read += [*reads_then.objects, *reads.objects]
+                works = await self._works(view, scope.then, now, found, young)
+            notes: tuple[str, ...] = ()
+            if scope.scan:
+                schemas = await self.schemas(view, scope.then), await self.schemas(view, now)
+                whole = await whole_states(self._archive, view, scope, found, schemas, folder)
+                read += whole.objects
+                works, notes = list(whole.works), whole.notes
+                found = {work.collection: work.difference for work in works}
             objects = {ref.name: ref.size_bytes for ref in read}
             yield Differing(
                 works=tuple(works),
                 differences=found,
                 changed=changed,
                 size_bytes=sum(objects.values()),
+                folder=folder,
+                left_out=chosen.left_out(),
+                notes=notes,
             )
 
     async def _changed(
-        self, view: LogView, scope: Scope, folder: Path
+        self, view: LogView, scope: Scope, folder: Path, young: YoungChanges
     ) -> tuple[Changed, list[ObjectRef]]:
         refs = [ref for ref in view.segments if _may_differ(ref, scope.then, scope.now)]
         emptied = any("truncate" in ops for ref in refs for ops in ref.ops.values())
@@ -115,30 +153,55 @@ class DifferenceReader:
             now=scope.now.cut,
             collections=scope.collections,
             keys=scope.keys,
+            brought=scope.brought,
             reason=None if undone is None else reason_of(undone),
         )
+        path = folder / "changed.parquet"
+        changes = await young.of(refs)
+        if changes is not None:
+            changed = await asyncio.to_thread(few_changed, changes, between, path)
+            if changed is not None:
+                return changed, refs
         work = partial(
             changed_rows,
             between,
-            folder / "changed.parquet",
+            path,
             memory_bytes=self._limits.memory_bytes,
             spill_folder=folder,
             threads=self._limits.threads,
         )
         return await asyncio.to_thread(work), every
 
-    async def _keep(
+    async def _then(
         self,
         view: LogView,
         moment: CutWithTorn,
         changed: Changed,
-        names: frozenset[str],
-        path: Path,
-    ) -> list[ObjectRef]:
-        reads = self._archive.reads(view, moment.cut, torn=dict(moment.torn), collections=names)
+        folder: Path,
+        young: YoungChanges,
+    ) -> tuple[Reads, Iterator[pa.RecordBatch]]:
+        """Take the rows as they were; where they are many, from a file, as they come only once."""
+        names, torn = frozenset(changed.counts), dict(moment.torn)
+        reads = self._archive.reads(view, moment.cut, torn=torn, collections=names)
+        few = await young.few_states(reads, changed)
+        if few is not None:
+            return reads, few
+        path = folder / "then.arrow"
         async with self._archive.state(view, reads, collections=names, keys=changed.path) as state:
             await asyncio.to_thread(lambda: write_state(path, state.all_rows()))
-        return list(reads.objects)
+        return reads, read_state(path)
+
+    @asynccontextmanager
+    async def _rows(
+        self, view: LogView, reads: Reads, changed: Changed, young: YoungChanges
+    ) -> AsyncIterator[Iterator[pa.RecordBatch]]:
+        few = await young.few_states(reads, changed)
+        if few is not None:
+            yield few
+            return
+        names = frozenset(changed.counts)
+        async with self._archive.state(view, reads, collections=names, keys=changed.path) as state:
+            yield state.all_rows()
 
     async def _works(
         self,
@@ -146,8 +209,11 @@ class DifferenceReader:
         then: CutWithTorn,
         now: CutWithTorn,
         found: dict[str, CollectionDifference],
+        young: YoungChanges,
     ) -> list[Work]:
-        schemas_then, schemas_now = [await self.schemas(view, cut) for cut in (then, now)]
+        schemas_then, schemas_now = [
+            await self.schemas(view, cut, young=young) for cut in (then, now)
+        ]
         return [
             Work(
                 difference=each,
@@ -158,16 +224,20 @@ class DifferenceReader:
             if each.count
         ]
 
-    async def schemas(self, view: LogView, moment: CutWithTorn) -> dict[str, TableSchema]:
+    async def schemas(
+        self, view: LogView, moment: CutWithTorn, *, young: YoungChanges | None = None
+    ) -> dict[str, TableSchema]:
         """Read what the tables of attached databases were, by collection."""
         own = frozenset((SCHEMAS,))
         named = any(SCHEMAS in ref.ops for ref in view.objects)
         if not named and SCHEMAS not in view.tail.column("collection").unique().to_pylist():
             return {}
         reads = self._archive.reads(view, moment.cut, torn=dict(moment.torn), collections=own)
-        async with self._archive.state(view, reads, collections=own) as state:
-            batches = await asyncio.to_thread(list, state.rows(SCHEMAS))
-        rows = chain.from_iterable(map(changes_of, batches))
+        rows = await (young or YoungChanges(self._archive, view)).small_state(reads, SCHEMAS)
+        if rows is None:
+            async with self._archive.state(view, reads, collections=own) as state:
+                batches = await asyncio.to_thread(list, state.rows(SCHEMAS))
+            rows = list(chain.from_iterable(map(changes_of, batches)))
         bodies = [
             row.after
             for row in rows

@@ -13,6 +13,7 @@ from pitr.domain.batch import Batch
 from pitr.domain.catalog import Catalog
 from pitr.domain.change import Op
 from pitr.domain.columnar.difference import CollectionDifference
+from pitr.domain.columnar.scanned import Scanned
 from pitr.domain.errors import Busy
 from pitr.domain.formats.draft import Draft, table_of
 from pitr.domain.pgoutput.notes import Notes
@@ -21,6 +22,7 @@ from pitr.domain.rewind.sight import Place, RowConflict
 from pitr.services.append import Appender
 
 BATCH_ROWS: Final = 10_000
+SETTLED_ROWS: Final = 1_000
 BATCH_BYTES: Final = 8 * 1024 * 1024
 BUSY_PAUSE_S: Final = 0.05
 
@@ -75,6 +77,11 @@ class RewindLog:
         """The lane."""
         return self._lane
 
+    @property
+    def count(self) -> int:
+        """How many changes it has appended."""
+        return self._position
+
     async def append(
         self,
         differences: Sequence[CollectionDifference],
@@ -82,6 +89,7 @@ class RewindLog:
         settled: Iterable[tuple[str, str]],
         *,
         skipped: bool,
+        scanned: Sequence[Scanned] = (),
     ) -> int:
         """Append what was done; return how many changes that is.
 
@@ -93,6 +101,7 @@ class RewindLog:
             conflicts: Rows that somebody else had changed.
             settled: Rows that were as they were to be, already; they were not written.
             skipped: Whether conflicts were skipped; otherwise they were overwritten.
+            scanned: What was done to tables that were compared as a whole.
 
         Raises:
             Unavailable: The catalog or the store is away.
@@ -104,15 +113,26 @@ class RewindLog:
             await self._store(self._found(each), None)
         if found:
             await self._store(self._found([_conflict_draft(each) for each in found]), None)
+        for each in _as_found(scanned):
+            await self._store(self._found(each), None)
         left |= as_were
         first, held = self._position, None
-        for batch in _batches(differences, lambda row: row not in left):
+        for batch in _batches([*differences, *scanned], lambda row: row not in left):
             if held is not None:
                 await self._store(self._stamped(held), self._lane)
             held = batch
         if held is not None:
             await self._store(self._stamped(held), None)
         return self._position - first
+
+    async def say_again(self, rows: Sequence[tuple[str, str, str | None]]) -> None:
+        """Append rows as they have been since, as something else says that is newer.
+
+        Raises:
+            Unavailable: The catalog or the store is away.
+        """
+        drafts = [_draft(collection, key, None, after) for collection, key, after in rows]
+        await self._store(self._read(drafts, f"after {self._reason}"), None)
 
     def _stamped(self, drafts: Sequence[Draft]) -> pa.Table:
         return table_of(
@@ -124,7 +144,9 @@ class RewindLog:
 
     def _found(self, drafts: Sequence[Draft]) -> pa.Table:
         """Rows as they were before the rewind, that is as it found them."""
-        reason = f"found by {self._reason}"
+        return self._read(drafts, f"found by {self._reason}")
+
+    def _read(self, drafts: Sequence[Draft], reason: str) -> pa.Table:
         return table_of(
             [
                 draft._replace(
@@ -159,8 +181,24 @@ class RewindLog:
                 return
 
 
+def _as_found(scanned: Iterable[Scanned]) -> Iterator[list[Draft]]:
+    """Yield rows as a scan found them: what it changed, and what the log is wrong about."""
+    for each in scanned:
+        for batch in each.pairs():
+            rows = zip(batch["key"].to_pylist(), batch["now"].to_pylist(), strict=True)
+            yield [_draft(each.collection, key, None, live) for key, live in rows]
+        drafts: list[Draft] = []
+        for key, then in each.settled():
+            drafts.append(_draft(each.collection, key, None, then))
+            if len(drafts) == SETTLED_ROWS:
+                yield drafts
+                drafts = []
+        if drafts:
+            yield drafts
+
+
 def _batches(
-    differences: Iterable[CollectionDifference], chosen: Callable[[tuple[str, str]], bool]
+    differences: Iterable[CollectionDifference | Scanned], chosen: Callable[[tuple[str, str]], bool]
 ) -> Iterator[list[Draft]]:
     """Yield the changes in batches of a good size."""
     drafts: list[Draft] = []
@@ -178,7 +216,9 @@ def _batches(
         yield drafts
 
 
-def _pairs(difference: CollectionDifference) -> Iterator[tuple[str, str | None, str | None]]:
+def _pairs(
+    difference: CollectionDifference | Scanned,
+) -> Iterator[tuple[str, str | None, str | None]]:
     for batch in difference.pairs():
         columns = (batch[name].to_pylist() for name in ("key", "now", "then"))
         yield from zip(*columns, strict=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.errors import Conflict, InvalidRequest, PitrError
-from pitr.domain.log import LogView
+from pitr.domain.lease import sink_text
+from pitr.domain.log import LogState
 from pitr.domain.ports import Clock
 from pitr.domain.rewind.plan import MARK_PREFIX, RewindPlan
 from pitr.domain.rewind.ports import Rewound
-from pitr.domain.rewind.sight import OnConflict, Written
+from pitr.domain.rewind.sight import OnConflict
 from pitr.domain.times import rfc3339
+from pitr.services.operations import Begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +37,18 @@ class Run:
         return f"{MARK_PREFIX}{self.operation_id}"
 
 
-class Recorded:
-    """Records a rewind: its mark, its begin and its end. Without an effect, there is no mark."""
-
-    def __init__(
-        self, catalog: Catalog, clock: Clock, view: LogView, run: Run, started_us: int
-    ) -> None:
-        self._catalog = catalog
-        self._clock = clock
-        self._view = view
-        self._run = run
-        self._started_us = started_us
-        self._ended: dict[str, Any] = {}
-
-    async def __aenter__(self) -> dict[str, Any]:
-        run, scope = self._run, self._run.plan.scope
-        detail = {
+def begun(run: Run, state: LogState, started_us: int) -> Begun:
+    """A rewind as it is recorded when it begins."""
+    scope, sink = run.plan.scope, run.plan.does["sink"]
+    return Begun(
+        state=state,
+        operation_id=run.operation_id,
+        kind=scope.kind,
+        actor=run.actor,
+        reason=run.reason,
+        started_us=started_us,
+        sink=sink_text(sink),
+        detail={
             "plan": run.plan.hash,
             "mark": run.mark,
             "seq_end": scope.then.seq_end,
@@ -57,59 +57,45 @@ class Recorded:
             "collections": None if scope.collections is None else sorted(scope.collections),
             "undoes": scope.operation,
             "on_conflict": run.on_conflict,
-            "sink": dict(run.plan.does["sink"]),
-        }
-        await self._catalog.begin_operation(
-            self._view.state,
-            operation_id=run.operation_id,
-            kind=scope.kind,
-            actor=run.actor,
-            reason=run.reason,
-            started_us=self._started_us,
-            detail=detail,
-        )
-        try:
-            await self._catalog.put_mark(
-                scope.log,
-                run.mark,
-                seq_end=None,
-                at_us=None,
-                created_us=self._clock.now_us(),
-                actor=run.actor,
-                reason=run.says,
-            )
-        except BaseException as error:
-            await self._end(error)
-            raise
-        return self._ended
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        await self._end(error)
-
-    async def _end(self, error: BaseException | None) -> None:
-        run = self._run
-        outcome, detail = "done", self._ended
-        if error is not None:
-            outcome = "failed"
-            detail = {"error": getattr(error, "code", type(error).__name__), "why": str(error)}
-        try:
-            await self._catalog.end_operation(
-                run.operation_id, outcome=outcome, ended_us=self._clock.now_us(), detail=detail
-            )
-            if isinstance(error, Conflict | InvalidRequest):
-                await self._catalog.delete_mark(run.plan.scope.log, run.mark)
-        except PitrError:
-            return  # what was done stands; that its end is not recorded undoes nothing
+            "sink": dict(sink),
+            "into": run.plan.seen.get("into"),
+            "where": run.plan.seen.get("where"),
+            "target": (run.plan.seen.get("target") or {}).get("asked"),
+            "tx": scope.tx,
+        },
+    )
 
 
-def end_document(rewound: Rewound, lanes: Mapping[str, str], appended: int) -> dict[str, Any]:
-    def counts(written: Written) -> dict[str, int]:
-        return asdict(written)
+@asynccontextmanager
+async def marked(catalog: Catalog, clock: Clock, run: Run) -> AsyncIterator[None]:
+    """Set the mark of the moment before a rewind. One that was refused leaves no mark."""
+    log = run.plan.scope.log
+    await catalog.put_mark(
+        log,
+        run.mark,
+        seq_end=None,
+        at_us=None,
+        created_us=clock.now_us(),
+        actor=run.actor,
+        reason=run.says,
+    )
+    try:
+        yield
+    except (Conflict, InvalidRequest):
+        with contextlib.suppress(PitrError):  # it does no harm
+            await catalog.delete_mark(log, run.mark)
+        raise
 
+
+def rewound_document(rewound: Rewound) -> dict[str, Any]:
+    """What is recorded of a rewind right before its commit: what it comes to."""
     return {
-        "rows": {name: counts(each) for name, each in rewound.written.items()},
+        "rows": {name: asdict(each) for name, each in rewound.written.items()},
         "settled": dict(rewound.settled),
         "conflicts": len(rewound.conflicts),
-        "lanes": dict(lanes),
-        "appended": appended,
     }
+
+
+def told_document(lanes: Mapping[str, str], appended: int) -> dict[str, Any]:
+    """What is recorded at the end besides: how it comes into the log."""
+    return {"lanes": dict(lanes), "appended": appended}

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 from pitr.domain.catalog import Catalog
-from pitr.domain.errors import Conflict, NotFound, PitrError
+from pitr.domain.errors import Conflict, PitrError
 from pitr.domain.limits import Limits
-from pitr.domain.log import Gap, LogView
-from pitr.domain.plan import is_own
 from pitr.domain.ports import Clock
 from pitr.domain.rewind.columns import ColumnRules
-from pitr.domain.rewind.plan import RewindPlan, check_same, does, plan_hash, reason_of
+from pitr.domain.rewind.plan import RewindPlan, check_same, does, reason_of
 from pitr.domain.rewind.ports import RewindSink, Rewound, Says
-from pitr.domain.rewind.scope import CutWithTorn, Scope
+from pitr.domain.rewind.scope import CutWithTorn
 from pitr.domain.rewind.sight import OnConflict, Sight
-from pitr.domain.target import Resolution
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
+from pitr.services.lease import Leases
+from pitr.services.operations import Operations
 from pitr.services.resolve import Resolver
-from pitr.services.restore import known_collections
+from pitr.services.rewind.aftermath import Aftermath, noted
 from pitr.services.rewind.difference import DifferenceReader, Differing
 from pitr.services.rewind.log import RewindLog, captured_by
-from pitr.services.rewind.record import Recorded, Run, end_document
-from pitr.services.rewind.seen import gap_document, seen_document, target_document
-from pitr.services.rewind.undo import operation_of, traces_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewindRequest:
-    """What to take back; ``keys`` are (collection, canonical key). None is everything."""
-
-    log: str
-    target: str
-    collections: frozenset[str] | None = None
-    keys: frozenset[tuple[str, str]] | None = None
-    rules: ColumnRules = field(default_factory=ColumnRules)
-    accept_gaps: bool = False
+from pitr.services.rewind.overtaken import put_right
+from pitr.services.rewind.planner import Planner
+from pitr.services.rewind.record import Run, begun, marked, rewound_document, told_document
+from pitr.services.rewind.requests import WAIT_US, RevertRequest, RewindRequest
+from pitr.services.rewind.waiting import awaited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +64,21 @@ class Rewinder:
         clock: Clock,
         *,
         appender: Callable[[str], Awaitable[Appender]],
+        leases: Leases,
         new_id: Callable[[], str],
         limits: Limits,
     ) -> None:
+        self._planner = Planner(catalog, archive, resolver, clock, limits=limits)
+        self._leases = leases
+        self._operations = Operations(catalog, clock, leases)
+        self._aftermath = Aftermath(catalog, leases)
         self._catalog = catalog
         self._archive = archive
         self._resolver = resolver
         self._clock = clock
         self._appender = appender
         self._new_id = new_id
+        self._limits = limits
         self._reader = DifferenceReader(archive, limits=limits)
 
     # Planning -----------------------------------------------------------------------------------
@@ -97,34 +92,18 @@ class Rewinder:
             NotFound: A collection or the target does not exist.
             InvalidRequest: Rows have no key, or columns exist on one side only.
         """
-        view = await self._archive.view(request.log)
-        asked = _asked(request)
-        _check_known(view, asked)
-        then = await self._resolver.resolve(view, request.target)
-        now = await self._resolver.resolve(view, "latest")
-        gaps = _gaps((then, now), asked)
-        if gaps and not request.accept_gaps:
-            raise Conflict(
-                "the log has a known gap in what would be taken back",
-                hint="pitr status shows the gaps; --accept-gaps goes by what the log has",
-                gaps=len(gaps),
-                lane=gaps[0].lane,
-            )
-        scope = Scope(
-            kind="rewind",
-            log=request.log,
-            log_id=view.state.uid,
-            then=CutWithTorn.of(then),
-            now=CutWithTorn.of(now),
-            collections=request.collections,
-            keys=request.keys,
-            rules=request.rules,
-        )
-        seen = {"target": target_document(then), "gaps": [gap_document(gap) for gap in gaps]}
-        return await self._planned(view, scope, sink, seen)
+        async with self._reading(request.log):
+            notes = await self._aftermath.settle(request.log, sink)
+            return noted(await self._planner.plan(request, sink), notes)
 
     async def plan_undo(
-        self, log: str, operation_id: str, sink: RewindSink, *, rules: ColumnRules | None = None
+        self,
+        log: str,
+        operation_id: str,
+        sink: RewindSink,
+        *,
+        rules: ColumnRules | None = None,
+        wait_us: int = WAIT_US,
     ) -> RewindPlan:
         """Find what it takes to undo a rewind: its rows, and no others, as they were before it.
 
@@ -134,37 +113,42 @@ class Rewinder:
             NotFound: There is no such rewind.
             Conflict: It did not end well, or the log does not have all of its changes yet.
         """
-        operation = await operation_of(self._catalog, log, operation_id)
-        view = await self._archive.view(log)
-        traces = await traces_of(self._archive, view, operation)
-        then = await self._resolver.resolve(view, f"before-seq:{traces.seq_first}")
-        now = await self._resolver.resolve(view, f"seq:{traces.seq_end - 1}")
-        scope = Scope(
-            kind="undo",
-            log=log,
-            log_id=view.state.uid,
-            then=CutWithTorn.of(then),
-            now=CutWithTorn.of(now),
-            operation=operation_id,
-            rules=rules or ColumnRules(),
-        )
-        seen = {"target": target_document(then), "gaps": []}
-        return await self._planned(view, scope, sink, seen)
+        async with self._reading(log):
+            notes = await self._aftermath.settle(log, sink)
+            plan = await self._planner.plan_undo(
+                log, operation_id, sink, rules=rules or ColumnRules(), wait_us=wait_us
+            )
+            return noted(plan, notes)
 
-    async def _planned(
-        self, view: LogView, scope: Scope, sink: RewindSink, seen: dict[str, Any]
+    async def plan_revert(
+        self,
+        log: str,
+        tx: str,
+        sink: RewindSink,
+        *,
+        rules: ColumnRules | None = None,
+        accept_gaps: bool = False,
+        wait_us: int = WAIT_US,
     ) -> RewindPlan:
-        async with self._reader.differing(view, scope) as differing:
-            sight = await sink.look(differing.works, scope.rules)
-            done = does(scope, differing.differences, sight)
-        lanes = await captured_by(self._catalog, scope.log, sight.place)
-        seen |= seen_document(differing, sight)
-        seen["lanes"] = {
-            work.collection: lanes[work.collection]
-            for work in differing.works
-            if work.collection in lanes
-        }
-        return RewindPlan(does=done, hash=plan_hash(done), seen=seen)
+        """Find what it takes to undo one transaction of the app, and nothing else.
+
+        Its rows go back to what they would be without it; rows that changed after it are conflicts.
+
+        Raises:
+            NotFound: There is no such transaction.
+            Conflict: Several have this id; or the log does not have the whole of it; or others
+                changed its rows before it ended; or a known gap touches it.
+            InvalidRequest: Rows have no key, or columns exist on one side only.
+        """
+        request = RevertRequest(
+            log=log, tx=tx, rules=rules or ColumnRules(), accept_gaps=accept_gaps, wait_us=wait_us
+        )
+        async with self._reading(log):
+            notes = await self._aftermath.settle(log, sink)
+            return noted(await self._planner.plan_revert(request, sink), notes)
+
+    def _reading(self, log: str) -> AbstractAsyncContextManager[None]:
+        return self._leases.reading(log, self._new_id(), kind="plan")
 
     # Applying -----------------------------------------------------------------------------------
 
@@ -176,6 +160,7 @@ class Rewinder:
         on_conflict: OnConflict = "refuse",
         actor: str | None = None,
         reason: str | None = None,
+        wait_us: int = WAIT_US,
     ) -> RewindReport:
         """Do what a plan says, or nothing; sets a mark first, and records who and why.
 
@@ -186,19 +171,25 @@ class Rewinder:
             Unavailable: The database does not answer, or a table is locked by somebody else.
         """
         scope, operation_id, started_us = plan.scope, self._new_id(), self._clock.now_us()
-        view = await self._archive.view(scope.log)
-        if view.state.uid != scope.log_id:
-            raise Conflict("the plan is of another log", log=scope.log)
-        latest = CutWithTorn.of(await self._resolver.resolve(view, "latest"))
-        # An undo goes back from where the rewind left the rows; what came after is a conflict.
-        now = latest if scope.kind == "rewind" else scope.now
         run = Run(plan, operation_id, on_conflict, actor, reason, reason_of(operation_id, reason))
-        async with (
-            self._reader.differing(view, scope, now=now) as differing,
-            self._recorded(view, run, started_us) as ended,
-        ):
-            rewound, appended, lanes, notes = await self._rewound(run, differing, sink)
-            ended.update(end_document(rewound, lanes, appended))
+        # The lease is on the log as it stands before any view is taken of it.
+        state = await self._catalog.log(scope.log)
+        if state.uid != scope.log_id:
+            raise Conflict("the plan is of another log", log=scope.log)
+        async with self._operations.running(begun(run, state, started_us)) as running:
+            waited = await self._ready(scope.log, sink, wait_us)
+            view = await self._archive.view(scope.log)
+            latest = CutWithTorn.of(await self._resolver.resolve(view, "latest"))
+            # An undo goes back from where the rewind left the rows; what came after is a conflict.
+            now = latest if scope.kind == "rewind" else scope.now
+            async with (
+                self._reader.differing(view, scope, now=now) as differing,
+                marked(self._catalog, self._clock, run),
+            ):
+                rewound, appended, lanes, notes = await self._rewound(
+                    run, differing, sink, latest.seq_end
+                )
+            running.detail |= rewound_document(rewound) | told_document(lanes, appended)
         late = latest.seq_end - scope.now.seq_end
         if late > 0 and scope.kind == "rewind":
             notes.append(
@@ -212,11 +203,11 @@ class Rewinder:
             lanes=lanes,
             appended=appended,
             elapsed_us=self._clock.now_us() - started_us,
-            notes=(*rewound.notes, *notes),
+            notes=(*waited, *rewound.notes, *notes),
         )
 
     async def _rewound(
-        self, run: Run, differing: Differing, sink: RewindSink
+        self, run: Run, differing: Differing, sink: RewindSink, began: int
     ) -> tuple[Rewound, int, dict[str, str], list[str]]:
         """Change the database, then the log."""
         scope, seen = run.plan.scope, list[Sight]()
@@ -225,12 +216,22 @@ class Rewinder:
             seen.append(sight)
             check_same(run.plan.does, does(scope, differing.differences, sight))
 
+        async def committing(xid: str, rewound: Rewound) -> None:
+            """Record what is about to be committed: whoever finds the record later can ask."""
+            detail = rewound_document(rewound) | {
+                "xid": xid,
+                "committing_us": self._clock.now_us(),
+            }
+            await self._operations.note(run.operation_id, detail)
+
         rewound = await sink.rewind(
             differing.works,
             scope.rules,
             on_conflict=run.on_conflict,
             says=Says(reason=run.says, actor=run.actor),
             check=check,
+            committing=committing,
+            folder=differing.folder if scope.scan else None,
         )
         captured = await captured_by(self._catalog, scope.log, seen[0].place)
         lanes = {work.collection: captured.get(work.collection) for work in differing.works}
@@ -245,39 +246,27 @@ class Rewinder:
         appended, notes = 0, list[str]()
         try:
             appended = await log.append(
-                [differing.differences[name] for name in missing],
+                [] if scope.scan else [differing.differences[name] for name in missing],
                 [each for each in rewound.conflicts if each.collection in missing],
                 [each for each in rewound.settled_rows if each[0] in missing],
                 skipped=run.on_conflict == "skip",
+                scanned=differing.scanned(rewound.found, missing),
             )
+            if appended:
+                notes += await put_right(
+                    self._catalog,
+                    self._archive,
+                    scope.log,
+                    log,
+                    seq_first=began,
+                    limits=self._limits,
+                )
         except PitrError as error:
             # The database has committed: that cannot be taken back, so it is not called failed.
             notes.append(f"the log could not be told of the rewind ({error}); reconcile it")
         return rewound, appended, {name: lane or log.lane for name, lane in lanes.items()}, notes
 
-    def _recorded(self, view: LogView, run: Run, started_us: int) -> Recorded:
-        return Recorded(self._catalog, self._clock, view, run, started_us)
-
-
-def _asked(request: RewindRequest) -> frozenset[str] | None:
-    if request.keys is not None:
-        return frozenset(collection for collection, _ in request.keys)
-    return request.collections
-
-
-def _check_known(view: LogView, asked: frozenset[str] | None) -> None:
-    apps = {name for name in known_collections(view) if not is_own(name)}
-    unknown = sorted((asked or frozenset()) - apps)
-    if unknown:
-        raise NotFound(
-            "the log has no such collection",
-            hint=f"it has: {', '.join(sorted(apps)) or 'none'}",
-            collection=unknown[0],
-        )
-
-
-def _gaps(resolutions: Sequence[Resolution], asked: frozenset[str] | None) -> list[Gap]:
-    found = dict.fromkeys(gap for each in resolutions for gap in each.gaps)
-    return [
-        gap for gap in found if gap.collection is None or asked is None or gap.collection in asked
-    ]
+    async def _ready(self, log: str, sink: RewindSink, wait_us: int) -> list[str]:
+        """Find out what became of killed rewinds, and wait for the capture; return notes."""
+        notes = await self._aftermath.settle(log, sink)
+        return notes + await awaited(self._catalog, log, sink, wait_us=wait_us)

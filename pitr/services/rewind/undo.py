@@ -17,7 +17,7 @@ from pitr.services.archive import Archive
 OPERATIONS_MAX: Final = 10_000
 """How many operations are looked through."""
 
-KINDS: Final = ("rewind", "undo")
+KINDS: Final = ("rewind", "undo", "revert")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,13 @@ async def operation_of(catalog: Catalog, log: str, operation_id: str) -> DoneOpe
             outcome=found["outcome"],
         )
     detail: Mapping[str, Any] = found["detail"]
+    if detail.get("untold"):
+        raise Conflict(
+            "the rewind was killed before the log was told of it",
+            hint="take its target once more, which tells the log; that one can be undone",
+            operation=operation_id,
+            collections=detail["untold"],
+        )
     rows = {name: sum(counts.values()) for name, counts in detail["rows"].items()}
     return DoneOperation(
         operation_id=operation_id,

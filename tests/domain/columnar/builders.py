@@ -53,9 +53,15 @@ def replay(given: ReplayInput, folder: Path) -> Replay:
 
 
 def state_of(given: ReplayInput, folder: Path) -> tuple[list[Change], dict[str, int], list[Change]]:
-    """Return all rows in order, the counts, and all rows read collection by collection."""
+    """Return all rows in order, the counts, and all rows read collection by collection.
+
+    That everything was read before, as a plan does it, makes no difference.
+    """
     with replay(given, folder) as state:
         rows = [row for batch in state.all_rows() for row in changes_of(batch)]
+        for collection in state.counts:
+            count = sum(len(each) for each in state.rows(collection, documents_only=True))
+            assert count == state.counts[collection]
         by_collection = [
             row
             for collection in state.counts

@@ -202,3 +202,21 @@ def test_schema_is_the_same_after_reading() -> None:
     assert pq.read_schema(pa.py_buffer(encode_segment(tail_table([change(1)])).body)).equals(
         CHANGE_SCHEMA
     )
+
+
+def test_pages_of_a_snapshot_are_small_where_documents_are(tmp_path: Path) -> None:
+    """So that few rows of it can be read; what is narrow does not pay for that."""
+    writer = SegmentWriter(tmp_path, kind="snapshot")
+    changes = [
+        change(seq, key=f'{{"id":{seq:05}}}', op=Op.CREATE, after=b'{"n":"%0400d"}' % seq)
+        for seq in range(1, 2_001)
+    ]
+    [written] = write_files(writer, tail_table(changes).to_batches())
+    [group] = Footer(written.path).groups
+    with written.path.open("rb") as file:
+        pages = {
+            name: len(group.pages(file.fileno(), CHANGE_SCHEMA.get_field_index(name)).rows_first)
+            for name in ("key", "after", "seq")
+        }
+    assert (pages["key"], pages["seq"]) == (1, 1)
+    assert 2_000 * 400 // (64 * 1024) <= pages["after"] <= 20

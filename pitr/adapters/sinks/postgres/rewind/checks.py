@@ -9,8 +9,9 @@ import asyncpg
 from pitr.adapters.sinks.postgres.foreign_keys import ForeignKey
 from pitr.adapters.sinks.postgres.rewind.stage import ACTIONS, LIVE, WANTED
 from pitr.adapters.sinks.postgres.rewind.tables import RewindTable, UniqueIndex
+from pitr.adapters.sinks.postgres.rewind.unusual import check_exclusion, check_period, kind_of
 from pitr.adapters.sinks.postgres.rewind.writing import references
-from pitr.adapters.sinks.postgres.tables import quoted
+from pitr.adapters.sinks.postgres.tables import own_rows, quoted
 from pitr.domain.errors import Conflict
 
 _HINT = "take back the other table too, or go to a moment when both were whole"
@@ -30,8 +31,12 @@ async def check_foreign_keys(
     notes = []
     for key in keys:
         child, parent = by_oid.get(key.child_oid), by_oid.get(key.parent_oid)
-        if not key.checkable:
-            notes.append(f"{key.child}: the foreign key {key.name} was not checked")
+        kind = "usual" if key.checkable else await kind_of(connection, key)
+        if kind == "not enforced":
+            notes.append(f"{key.child}: nobody enforces the foreign key {key.name}")
+            continue
+        if kind == "period":
+            await check_period(connection, key, child, parent)
             continue
         if child is not None:
             await _check_written(connection, key, child)
@@ -47,14 +52,15 @@ async def _check_written(
     columns = [f"c.{quoted(name)}" for name in key.child_columns]
     filled = " AND ".join(f"{column} IS NOT NULL" for column in columns)
     empty = " AND ".join(f"{column} IS NULL" for column in columns)
-    exists = f"EXISTS (SELECT FROM {key.parent.quoted} AS p WHERE {references(key, 'p', 'c')})"
+    parents = own_rows(key.parent, partitioned=key.parent_partitioned)
+    exists = f"EXISTS (SELECT FROM {parents} AS p WHERE {references(key, 'p', 'c')})"
     broken = f"({filled} AND NOT {exists})"
     if key.match_full:
         broken += f" OR (NOT ({filled}) AND NOT ({empty}))"
     row = await connection.fetchrow(
         f"SELECT w.{child.key_column} AS key, {_shown(columns)}"
         f" FROM {child.temporary(WANTED).quoted} AS w"
-        f" JOIN {key.child.quoted} AS c ON {child.same_key('c', 'w')} WHERE {broken} LIMIT 1"
+        f" JOIN {child.target} AS c ON {child.same_key('c', 'w')} WHERE {broken} LIMIT 1"
     )
     if row is not None:
         raise Conflict(
@@ -72,15 +78,17 @@ async def _check_left(connection: asyncpg.Connection, key: ForeignKey, parent: R
     """Check the rows that refer to what was there before and is not there now."""
     columns = [f"c.{quoted(name)}" for name in key.child_columns]
     pk = parent.key_column
+    children = own_rows(key.child, partitioned=key.child_partitioned)
+    parents = own_rows(key.parent, partitioned=key.parent_partitioned)
     same = parent.same("l", "w", key.parent_columns) if _is_plain(key, parent) else "false"
     row = await connection.fetchrow(
         f"SELECT l.{pk} AS key, {_shown(columns)}"
         f" FROM {parent.temporary(LIVE).quoted} AS l"
         f" JOIN {parent.temporary(ACTIONS).quoted} AS a ON a.{pk} = l.{pk}"
         f" LEFT JOIN {parent.temporary(WANTED).quoted} AS w ON w.{pk} = l.{pk}"
-        f" JOIN {key.child.quoted} AS c ON {references(key, 'l', 'c')}"
+        f" JOIN {children} AS c ON {references(key, 'l', 'c')}"
         f" WHERE NOT (a.action <> 'delete' AND {same}) AND NOT EXISTS"
-        f" (SELECT FROM {key.parent.quoted} AS p WHERE {references(key, 'p', 'c')}) LIMIT 1"
+        f" (SELECT FROM {parents} AS p WHERE {references(key, 'p', 'c')}) LIMIT 1"
     )
     if row is not None:
         raise Conflict(
@@ -106,7 +114,7 @@ def _shown(columns: Sequence[str]) -> str:
 async def check_deferrable(
     connection: asyncpg.Connection, tables: Sequence[RewindTable]
 ) -> list[str]:
-    """Check deferrable unique constraints for what was written; return what was not checked.
+    """Check deferrable constraints for what was written; return what was not checked.
 
     Raises:
         Conflict: Two rows have the same values.
@@ -116,7 +124,10 @@ async def check_deferrable(
         for index in table.unique:
             if index.immediate:
                 continue
-            if index.exclusion or not {*index.columns} <= {*table.columns.written}:
+            if index.exclusion:
+                await check_exclusion(connection, table, index)
+                continue
+            if not {*index.columns} <= {*table.columns.written}:
                 notes.append(f"{table.name}: the deferrable constraint {index.name} is unchecked")
                 continue
             await _check_unique(connection, table, index)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import asyncpg
 import orjson
 
-from pitr.adapters.sinks.postgres.connection import connected, pin_settings, shown, translated
+from pitr.adapters.sinks.postgres.connection import connect, pin_settings, shown, translated
+from pitr.adapters.sinks.postgres.exclusive import exclude_others
 from pitr.adapters.sinks.postgres.foreign_keys import ForeignKey, foreign_keys
 from pitr.adapters.sinks.postgres.rewind.checks import check_deferrable, check_foreign_keys
+from pitr.adapters.sinks.postgres.rewind.references import Broken
+from pitr.adapters.sinks.postgres.rewind.scan import ScanStage
 from pitr.adapters.sinks.postgres.rewind.stage import WANTED, Stage
 from pitr.adapters.sinks.postgres.rewind.tables import RewindTable, check_rules, rewind_tables
 from pitr.adapters.sinks.postgres.rewind.writing import Writing, in_order, written
@@ -22,12 +26,15 @@ from pitr.adapters.sinks.postgres.sink import LOCK_TIMEOUT_S
 from pitr.adapters.sinks.postgres.tables import existing, quoted, table_names
 from pitr.adapters.sinks.postgres.triggers import Triggers
 from pitr.domain.errors import Conflict, PitrError, Unavailable
+from pitr.domain.pgoutput.model import lsn_of
 from pitr.domain.pgoutput.reasons import REASON_PREFIX
+from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.rewind.columns import ColumnRules, Work
-from pitr.domain.rewind.ports import Rewound, Says
+from pitr.domain.rewind.ports import Committing, Rewound, Says, nobody
 from pitr.domain.rewind.sight import (
     CONFLICTS_MAX,
     CONFLICTS_SHOWN,
+    REFERENCES_SHOWN,
     OnConflict,
     Place,
     RowConflict,
@@ -41,10 +48,15 @@ OUTCOME_ATTEMPTS: Final = 20
 OUTCOME_PAUSE_S: Final = 0.5
 """How often, and how long after each other, a database is asked whether it has committed."""
 
+ROLLBACK_S: Final = 5
+"""How long to wait for a transaction that failed to end; after that the connection is cut."""
+
 _PLACE = """
 SELECT datname::text, oid::bigint FROM pg_database WHERE datname = current_database()
 """
 _SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+_LSN = "SELECT pg_current_wal_insert_lsn()::text"
+_AWAITED = "SELECT pg_logical_emit_message(true, 'pitr.awaited', '')"
 _XID = "SELECT pg_current_xact_id()::text"
 _OUTCOME = "SELECT pg_xact_status($1::text::xid8)"
 _SAYS = "SELECT pg_logical_emit_message(true, $1, $2::text)"
@@ -79,16 +91,83 @@ class PostgresRewind:
     def __init__(self, url: str, *, lock_timeout_s: int = LOCK_TIMEOUT_S) -> None:
         self._url = url
         self._lock_timeout_s = lock_timeout_s
+        self._keeps = False
+        self._kept: asyncpg.Connection | None = None
 
-    async def look(self, works: Sequence[Work], rules: ColumnRules) -> Sight:
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Keep the connection between calls meanwhile. See ``RewindSink.kept``."""
+        self._keeps = True
+        try:
+            yield
+        finally:
+            self._keeps = False
+            if self._kept is not None:
+                self._kept.terminate()
+                self._kept = None
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection without a transaction; one that was kept, if it is still good."""
+        connection = await self._still_good() or await connect(self._url)
+        keeps = False
+        try:
+            yield connection
+            keeps = self._keeps and self._kept is None and not connection.is_closed()
+        except Exception:
+            await _let_go(connection)
+            raise
+        finally:
+            if keeps:
+                assert not connection.is_in_transaction(), "whoever begins one ends it"
+                self._kept = connection
+            else:
+                connection.terminate()
+
+    async def _still_good(self) -> asyncpg.Connection | None:
+        """The connection that was kept, if the database still answers on it."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            try:
+                await kept.execute("SELECT")
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                kept.terminate()
+                return None
+        return kept
+
+    async def position(self) -> tuple[Place, int | None]:
+        """Tell which database it is, and how far it is. See ``RewindSink.position``."""
+        async with self._connected() as connection:
+            with translated():
+                place = await _place(connection, self._url)
+                try:
+                    lsn = lsn_of(await connection.fetchval(_LSN))
+                    await connection.execute(_AWAITED)
+                except (
+                    asyncpg.ObjectNotInPrerequisiteStateError,
+                    asyncpg.ReadOnlySQLTransactionError,
+                ):
+                    return place, None  # a standby
+                return place, lsn
+
+    async def look(
+        self,
+        works: Sequence[Work],
+        rules: ColumnRules,
+        *,
+        known: Mapping[str, TableSchema | None] | None = None,
+        references_max: int = REFERENCES_SHOWN,
+    ) -> Sight:
         """See what a rewind would find; changes nothing. See ``RewindSink.look``."""
-        async with connected(self._url) as connection:
+        async with self._connected() as connection:
             with translated():
                 async with _rolled_back(connection):
                     await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
                     rewind = await _Rewind.begun(connection, self._url, works, rules)
                     await rewind.stage()
-                    return await rewind.seen()
+                    sight = await rewind.seen()
+                    broken = Broken(connection, rewind.tables, rewind.keys, references_max)
+                    return await broken.added_to(sight, known or {})
 
     async def rewind(
         self,
@@ -98,25 +177,44 @@ class PostgresRewind:
         on_conflict: OnConflict,
         says: Says,
         check: Callable[[Sight], None],
+        committing: Committing = nobody,
+        folder: Path | None = None,
     ) -> Rewound:
         """Take the rows back, all of them or none. See ``RewindSink.rewind``."""
-        async with connected(self._url) as connection:
+        async with self._connected() as connection:
             with translated():
                 transaction = connection.transaction()
                 await transaction.start()
                 await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
+                await exclude_others(connection)
                 await _lock(connection, works)
                 rewind = await _Rewind.begun(connection, self._url, works, rules)
-                check(rewind.sight())
+                if not rewind.scans:
+                    check(rewind.sight())
                 await rewind.triggers.silence(connection, rewind.oids)
                 await check_rules(connection, rewind.oids, replica=rewind.triggers.replica)
                 await rewind.stage()
+                if rewind.scans:
+                    check(await rewind.scanned())
                 conflicts = await rewind.settle(on_conflict)
                 await rewind.say(says)
-                done = await rewind.run()
+                done = replace(await rewind.run(), conflicts=tuple(conflicts))
+                if folder is not None:
+                    done = replace(done, found=await rewind.keep_found(folder))
                 xid: str = await connection.fetchval(_XID)
+                await committing(xid, done)
             await self._commit(transaction, xid)
-        return replace(done, conflicts=tuple(conflicts))
+        return done
+
+    async def outcome(self, xid: str) -> str | None:
+        """Tell what became of a transaction. See ``RewindSink.outcome``."""
+        async with self._connected() as connection:
+            with translated():
+                try:
+                    found: str | None = await connection.fetchval(_OUTCOME, xid)
+                except asyncpg.InvalidParameterValueError:  # it is in the future of this database
+                    return None
+        return found
 
     async def _commit(self, transaction: asyncpg.transaction.Transaction, xid: str) -> None:
         """Commit; where the connection breaks at that, ask the database what came of it."""
@@ -135,7 +233,7 @@ class PostgresRewind:
     async def _outcome(self, xid: str) -> str:
         for _ in range(OUTCOME_ATTEMPTS):
             try:
-                async with connected(self._url) as connection:
+                async with self._connected() as connection:
                     with translated():
                         outcome = await connection.fetchval(_OUTCOME, xid)
             except PitrError:
@@ -147,6 +245,15 @@ class PostgresRewind:
             "the connection broke at the commit, so the rewind may have succeeded",
             hint=f"ask the database: SELECT pg_xact_status('{xid}')",
         )
+
+
+async def _let_go(connection: asyncpg.Connection) -> None:
+    """End the transaction, so that its locks are gone when the caller hears of what went wrong."""
+    answered = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+    with suppress(*answered):
+        if not connection.is_closed() and connection.is_in_transaction():
+            async with asyncio.timeout(ROLLBACK_S):
+                await connection.execute("ROLLBACK")
 
 
 @asynccontextmanager
@@ -214,7 +321,15 @@ class _Rewind:
     @property
     def stages(self) -> list[Stage]:
         """The temporary tables of each table."""
-        return [Stage(self.connection, table) for table in self.tables]
+        return [
+            (Stage if table.work.scanned is None else ScanStage)(self.connection, table)
+            for table in self.tables
+        ]
+
+    @property
+    def scans(self) -> list[ScanStage]:
+        """Those of tables that are compared as a whole."""
+        return [stage for stage in self.stages if isinstance(stage, ScanStage)]
 
     def sight(self) -> Sight:
         """What is seen before any row is looked at."""
@@ -227,6 +342,17 @@ class _Rewind:
                 for table in self.tables
             ),
         )
+
+    async def scanned(self) -> Sight:
+        """What is seen once tables were compared as a whole."""
+        found = {stage.table.collection: await stage.sight() for stage in self.scans}
+        sight = self.sight()
+        tables = [replace(each, scan=found.get(each.collection)) for each in sight.tables]
+        return replace(sight, tables=tuple(tables))
+
+    async def keep_found(self, folder: Path) -> dict[str, Path]:
+        """Write down what was there before, of tables that were compared as a whole."""
+        return {stage.table.collection: await stage.keep_found(folder) for stage in self.scans}
 
     async def stage(self) -> None:
         """Load the rows, and compare them with those there are."""
@@ -245,7 +371,7 @@ class _Rewind:
             settled[stage.table.collection] = await stage.settled_count()
             sequences += await _sequences(self.connection, stage.table)
         return replace(
-            self.sight(),
+            await self.scanned(),
             conflicts=tuple(conflicts),
             conflict_counts={name: count for name, count in counts.items() if count},
             settled={name: count for name, count in settled.items() if count},

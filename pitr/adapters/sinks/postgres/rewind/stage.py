@@ -48,8 +48,8 @@ class Stage:
             InvalidRequest: A document does not fit the table.
         """
         table = self.table
-        expected = _side(table.now, table.columns.expected, fill=False)
-        wanted = _side(table.then, table.columns.written, fill=True)
+        expected = side_of(table.now, table.columns.expected, fill=False)
+        wanted = side_of(table.then, table.columns.written, fill=True)
         await self._make(EXPECTED)
         await self._make(WANTED)
         for column in wanted.columns:
@@ -62,6 +62,7 @@ class Stage:
         rows = table.work.difference.rows
         await self._copy(EXPECTED, expected, rows("now"), drop_unknown=True)
         await self._copy(WANTED, wanted, rows("then"), drop_unknown=drop_gone)
+        await self._analyze(EXPECTED, WANTED)
 
     async def _make(self, suffix: str) -> None:
         table = self.table
@@ -85,7 +86,6 @@ class Stage:
         async with aclosing(ahead(lines)) as coming:
             async for each in coming:
                 await self._copy_lines(suffix, each)
-        await self._run(f"ANALYZE {self._name(suffix)}")
 
     async def _copy_lines(self, suffix: str, lines: Lines) -> None:
         def place(line: int) -> Mapping[str, object]:
@@ -140,7 +140,7 @@ class Stage:
             f" (SELECT FROM {self._name(EXPECTED)} e WHERE e.{key} = w.{key})"
             f") AS k JOIN {table.target} AS t ON {table.same_key('t', 'k')}"
         )
-        await self._run(f"ANALYZE {self._name(LIVE)}")
+        await self._analyze(LIVE)
 
     async def _make_conflicts(self) -> None:
         key = self.table.key_column
@@ -258,11 +258,16 @@ class Stage:
             f" ELSE 'replace' END AS action"
             f" FROM {self._joined()} WHERE NOT ({self._settled()})"
         )
-        await self._run(f"ANALYZE {self._name(ACTIONS)}")
+        await self._run(f"ANALYZE {self._name(ACTIONS)} ({key})")
         rows = await self.connection.fetch(
             f"SELECT action, count(*) AS count FROM {self._name(ACTIONS)} GROUP BY action"
         )
         return {row["action"]: row["count"] for row in rows}
+
+    async def _analyze(self, *suffixes: str) -> None:
+        """Let the database know how many rows there are, and what their keys are like."""
+        key = ", ".join([self.table.key_column, *(quoted(name) for name, _ in self.table.key)])
+        await self._run(f"ANALYZE {', '.join(f'{self._name(each)} ({key})' for each in suffixes)}")
 
     def _name(self, suffix: str) -> str:
         return self.table.temporary(suffix).quoted
@@ -271,7 +276,7 @@ class Stage:
         await self.connection.execute(statement)
 
 
-def _side(table: Table, names: Iterable[str], *, fill: bool) -> Table:
+def side_of(table: Table, names: Iterable[str], *, fill: bool) -> Table:
     """The table as rows of one side fill it: the columns that these have, and generated ones."""
     wanted = set(names)
     columns = tuple(

@@ -18,6 +18,7 @@ from pitr.adapters.sinks.postgres.tables import (
     table_names,
 )
 from pitr.domain.errors import InvalidRequest
+from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.rewind.columns import (
     ColumnPlan,
     ColumnRules,
@@ -259,8 +260,9 @@ async def _described(
     partitioned: bool,
     partitions: tuple[int, ...],
 ) -> RewindTable:
-    then = await described(connection, table, json_strings="auto", schema=work.schema_then)
-    now = await described(connection, table, json_strings="auto", schema=work.schema_now)
+    then = now = await _columns_of(connection, table, work.schema_then)
+    if work.schema_now != work.schema_then:
+        now = await _columns_of(connection, table, work.schema_now)
     rows = await connection.fetch(_FACTS, table.oid)
     facts = {
         row["name"]: ColumnFacts(
@@ -287,6 +289,12 @@ async def _described(
     )
 
 
+async def _columns_of(
+    connection: asyncpg.Connection, table: Table, schema: TableSchema | None
+) -> Table:
+    return await described(connection, table, json_strings="auto", schema=schema, may_read=False)
+
+
 def _unique(row: asyncpg.Record) -> UniqueIndex:
     plain = row["plain"]
     return UniqueIndex(
@@ -304,7 +312,7 @@ def _key(work: Work, table: Table, unique: Sequence[UniqueIndex]) -> tuple[tuple
     Raises:
         InvalidRequest: There is no such index.
     """
-    wanted = work.difference.key
+    wanted = work.key
     for index in unique:
         if index.operators and index.immediate and sorted(index.columns) == sorted(wanted):
             return tuple(zip(index.columns, index.operators, strict=True))
