@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import psutil
 
@@ -23,7 +23,8 @@ from pitr.adapters.owner import is_gone, new_owner
 from pitr.adapters.postgres.attachable import attachable
 from pitr.adapters.postgres.attached import AttachedDatabase
 from pitr.adapters.sinks import sink_for
-from pitr.adapters.sinks.files import FileFormat
+from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
+from pitr.adapters.sinks.postgres.swap import OldTables, drop_old, list_old
 from pitr.domain.catalog import Catalog
 from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 from pitr.domain.limits import Limits
@@ -31,6 +32,7 @@ from pitr.domain.log import LogState, Source
 from pitr.domain.manifest import GENESIS_HASH
 from pitr.domain.pgoutput.urls import with_password
 from pitr.domain.ports import Clock, Decoder, ObjectStore, Sink
+from pitr.domain.restore_plan import Into
 from pitr.kafka_settings import kafka_config, kafka_topics
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
@@ -43,12 +45,16 @@ from pitr.services.follow import Follower
 from pitr.services.history import HistoryReader
 from pitr.services.ingest import FileIngest
 from pitr.services.lanes import LaneKeeper
+from pitr.services.lease import Leases
 from pitr.services.maintain import Maintenance
+from pitr.services.plans import Plans
 from pitr.services.publish import Publisher
 from pitr.services.quarantine import Quarantine
 from pitr.services.reconcile import Reconciler
 from pitr.services.resolve import Resolver
 from pitr.services.restore import Restorer
+from pitr.services.restore_plan import RestorePlanner
+from pitr.services.rewind.rewinder import Rewinder
 from pitr.services.seal import Sealer
 from pitr.services.snapshot import Snapshotter
 from pitr.services.status import StatusReader
@@ -71,7 +77,9 @@ class App:
     archive: Archive = field(init=False)
     resolver: Resolver = field(init=False)
     finder: Finder = field(init=False)
+    leases: Leases = field(init=False)
     restorer: Restorer = field(init=False)
+    plans: Plans = field(init=False)
     history: HistoryReader = field(init=False)
     lanes: LaneKeeper = field(init=False)
     attacher: Attacher = field(init=False)
@@ -99,7 +107,11 @@ class App:
         self.archive = Archive(catalog, store, limits=limits, scratch=scratch)
         self.resolver = Resolver(catalog, self.archive, clock)
         self.finder = Finder(catalog, self.archive, self.resolver, clock)
-        self.restorer = Restorer(catalog, self.archive, self.resolver, clock, new_id=new_uid)
+        self.leases = Leases(catalog, holder=new_owner(new_uid()), is_gone=is_gone)
+        self.restorer = Restorer(
+            catalog, self.archive, self.resolver, clock, leases=self.leases, new_id=new_uid
+        )
+        self.plans = self._plans()
         self.history = HistoryReader(self.archive)
         self.lanes = LaneKeeper(catalog, clock)
         password = self.settings.source_password
@@ -114,12 +126,13 @@ class App:
             clock,
             connect=self._attached,
             appender=self.appender,
+            leases=self.leases,
             new_id=new_uid,
             new_owner=lambda: new_owner(new_uid()),
             limits=limits,
         )
         self.quarantine = Quarantine(catalog)
-        self.verifier = Verifier(catalog, store)
+        self.verifier = Verifier(catalog, store, self.leases, new_id=new_uid)
         self.status = StatusReader(catalog, clock)
         self.publisher = Publisher(catalog, store)
         self.sealer = Sealer(catalog, store, clock, limits=limits)
@@ -137,6 +150,33 @@ class App:
         )
         self.decoder = self._stack.enter_context(ProcessDecoder(processes=limits.threads))
         self.file_ingest = FileIngest(catalog, self.decoder, limits=limits)
+
+    def _plans(self) -> Plans:
+        catalog, archive, resolver, clock = self.catalog, self.archive, self.resolver, self.clock
+        rewinder = Rewinder(
+            catalog,
+            archive,
+            resolver,
+            clock,
+            appender=self.appender,
+            leases=self.leases,
+            new_id=new_uid,
+            limits=self.limits,
+        )
+        return Plans(
+            catalog,
+            clock,
+            restores=RestorePlanner(
+                *(catalog, archive, resolver, self.restorer, clock),
+                leases=self.leases,
+                new_id=new_uid,
+            ),
+            rewinder=rewinder,
+            sink=self.sink,
+            database=PostgresRewind,
+            leases=self.leases,
+            new_id=new_uid,
+        )
 
     async def ensure_log(self, name: str) -> LogState:
         """Return the log of that name, made now if need be.
@@ -214,30 +254,42 @@ class App:
             limits=self.limits,
         )
 
-    def sink(
-        self,
-        into: str,
-        *,
-        force: bool = False,
-        format: FileFormat | None = None,
-        rows_only: bool = False,
-        drop_unknown: bool = False,
-        stream: IO[bytes] | None = None,
-    ) -> Sink:
-        """Choose the sink for a URL, a path, or ``-``, which means ``stream``.
+    def sink(self, into: str | Into) -> Sink:
+        """Choose the sink for a URL, a path, or ``-``, which means the standard output.
 
         Raises:
             InvalidRequest: It is no place to restore into.
         """
+        given = Into(place=into) if isinstance(into, str) else into
         return sink_for(
-            into,
-            force=force,
-            format=format,
-            rows_only=rows_only,
-            drop_unknown=drop_unknown,
-            stream=stream,
+            given.place,
+            mode=given.mode,
+            swap_id=given.swap_id or new_uid()[:12],
+            force=given.force,
+            format=given.format,
+            rows_only=given.rows_only,
+            drop_unknown=given.drop_unknown,
+            stream=sys.stdout.buffer,
             kafka=lambda bootstrap: kafka_config(self.settings, bootstrap=bootstrap),
         )
+
+    async def swapped(self, url: str) -> tuple[OldTables, ...]:
+        """List the tables of a database that swaps replaced and nobody dropped yet.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        return await list_old(url)
+
+    async def drop_swapped(self, url: str, swap_id: str) -> tuple[str, ...]:
+        """Drop the tables that a swap replaced; return where they were.
+
+        Raises:
+            NotFound: There are none of that swap.
+            Conflict: Something depends on them.
+            Unavailable: The database does not answer, or somebody reads them.
+        """
+        return await drop_old(url, swap_id)
 
     async def revive_catalog(self) -> None:
         """Start the embedded PostgreSQL again if it is gone; the scheduled job of ``pitr serve``.

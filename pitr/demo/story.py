@@ -200,9 +200,10 @@ class Story:
     async def _restore(self, target: str) -> None:
         with self.steps.step("restore") as said:
             into = self.urls["shop_restored"]
-            told = await self.service.command("restore", "--to", target, "--into", into)
+            told = await self.service.command("restore", "--to", target, "--into", into, "--yes")
             said.append("pitr restored the moment before into a database with empty tables")
-            said.extend(_shown(told, f"pitr restore --to {target} --into {shlex.quote(into)}"))
+            command = f"pitr restore --to {target} --into {shlex.quote(into)} --yes"
+            said.extend(_shown(told, command))
 
     async def _prove(self, truth: str) -> tuple[list[TableDifference], list[str]]:
         with self.steps.step("compare") as said:

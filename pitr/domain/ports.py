@@ -12,6 +12,7 @@ import pyarrow as pa
 from pitr.domain.batch import Decoded
 from pitr.domain.formats import Format
 from pitr.domain.manifest import ObjectRef
+from pitr.domain.outlook import Outline, Outlook
 from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.pgoutput.sequence_log import SampledSequence
 from pitr.domain.records import Peeked, Reading, Records
@@ -171,7 +172,10 @@ class ObjectStore(Protocol):
 
 
 class RestorableState(Protocol):
-    """The rows of a moment, ready to be written; each collection can be read once, in any order."""
+    """The rows of a moment, ready to be written; collections can be read in any order.
+
+    A plan may have read them before, so a sink that reads one twice only wastes time.
+    """
 
     counts: Mapping[str, int]
     """Living rows by collection, names sorted; collections that exist but are empty count 0."""
@@ -205,6 +209,15 @@ class SinkReport:
 
 class Sink(Protocol):
     """Where a restore is written: completely, or not at all (invariant 12)."""
+
+    async def look(self, outline: Outline) -> Outlook:
+        """Say what a restore of such a state would find and do; changes nothing.
+
+        Raises:
+            InvalidRequest: It can never be written there.
+            Unavailable: The sink does not answer.
+        """
+        ...
 
     async def write(self, state: RestorableState, *, progress: Progress) -> SinkReport:
         """Write the whole state in one step that can fail without a trace.

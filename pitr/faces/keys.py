@@ -40,3 +40,38 @@ def row_of(text: str) -> tuple[str, str]:
     if not (collection and equals and key):
         raise InvalidRequest("the row cannot be read", hint="write --key shop.orders=42", row=text)
     return collection, key_of(key)
+
+
+ROWS_MAX = 100_000
+"""How many rows a file may name: they stand in the plan one by one."""
+
+
+def rows_of_lines(body: bytes) -> list[tuple[str, str]]:
+    """Read lines of ``{"collection":…,"key":…}``; a key is the value of ``id``, or an object.
+
+    Raises:
+        InvalidRequest: A line is none; facts say which.
+    """
+    import msgspec
+
+    from pitr.domain.keys import BadKey, canonical_key
+
+    members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+    text, found = msgspec.json.Decoder(str), list[tuple[str, str]]()
+    for number, line in enumerate(body.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = members.decode(line)
+            key = canonical_key(bytes(row["key"]))
+            found.append((text.decode(row["collection"]), key))
+        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, BadKey) as error:
+            raise InvalidRequest(
+                "a line names no row",
+                hint='write {"collection":"shop.orders","key":42}, one a line',
+                line=number,
+                reason=str(error),
+            ) from error
+        if len(found) > ROWS_MAX:
+            raise InvalidRequest("the file names too many rows", rows_max=ROWS_MAX)
+    return found

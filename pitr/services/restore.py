@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Final
 
 from pitr.domain.catalog import Catalog
+from pitr.domain.columnar.matching import MatchingState, check_of_rows
 from pitr.domain.columnar.rows import changes_of
-from pitr.domain.errors import Conflict, NotFound, PitrError
+from pitr.domain.errors import Conflict, NotFound
+from pitr.domain.lease import sink_text
 from pitr.domain.log import Gap, LogView
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS
 from pitr.domain.pgoutput.sequence_log import SEQUENCES, SampledSequence, sample_of_body
 from pitr.domain.plan import Reads, chosen, is_own
-from pitr.domain.ports import Clock, Progress, Sink, SinkReport
+from pitr.domain.ports import Clock, Progress, RestorableState, Sink, SinkReport
 from pitr.domain.target import Resolution
 from pitr.domain.times import rfc3339
+from pitr.domain.where import parse_conditions
 from pitr.services.archive import Archive
+from pitr.services.lease import Leases
+from pitr.services.operations import Begun, Operations
 from pitr.services.resolve import Resolver
 
 LANE_PREFIX: Final = "postgres:"
@@ -31,12 +37,14 @@ class RestoreRequest:
     """What to restore; ``keys`` are (collection, canonical key).
 
     ``collections`` None is all but the log's own, which are restored only if they are named.
+    ``where`` are conditions on the documents of rows (``domain.where``); all must hold.
     """
 
     log: str
     target: str
     collections: frozenset[str] | None = None
     keys: frozenset[tuple[str, str]] | None = None
+    where: tuple[str, ...] = ()
     accept_gaps: bool = False
     actor: str | None = None
     reason: str | None = None
@@ -85,9 +93,10 @@ class Restorer:
         resolver: Resolver,
         clock: Clock,
         *,
+        leases: Leases,
         new_id: Callable[[], str],
     ) -> None:
-        self._catalog = catalog
+        self._operations = Operations(catalog, clock, leases)
         self._archive = archive
         self._resolver = resolver
         self._clock = clock
@@ -102,16 +111,23 @@ class Restorer:
             NotFound: A collection or the target does not exist.
         """
         view = await self._archive.view(request.log)
-        asked = _asked(request)
         found = await self._resolver.resolve(view, request.target)
+        plan = await self.planned(view, request, found)
+        check_gaps(plan)
+        return plan
+
+    async def planned(
+        self, view: LogView, request: RestoreRequest, found: Resolution
+    ) -> RestorePlan:
+        """Choose what to read for a resolved target; gaps are not looked at.
+
+        Raises:
+            NotFound: A collection does not exist.
+            InvalidRequest: A condition cannot be read.
+        """
+        check_of_rows(parse_conditions(request.where))
+        asked = asked_collections(request)
         resolution = replace(found, gaps=_gaps_in(found, asked))
-        if resolution.gaps and not request.accept_gaps:
-            raise Conflict(
-                "the log has a known gap before the target",
-                hint="pitr status shows the gaps; --accept-gaps restores what there is",
-                gaps=len(resolution.gaps),
-                lane=resolution.gaps[0].lane,
-            )
         known = known_collections(view)
         schemas, sequences = await self._of_databases(view, resolution, known)
         _check_known(known | schemas.keys(), asked)
@@ -157,75 +173,96 @@ class Restorer:
         samples = map(sample_of_body, bodies[SEQUENCES])
         return {schema.collection: schema for schema in schemas}, tuple(chain(*samples))
 
+    @asynccontextmanager
+    async def state(self, plan: RestorePlan) -> AsyncIterator[RestorableState]:
+        """Replay what a plan reads into the rows that it restores.
+
+        Raises:
+            DataLoss: An object is missing or damaged.
+        """
+        async with self._archive.state(
+            plan.view, plan.reads, collections=plan.collections, keys=plan.request.keys
+        ) as state:
+            state.schemas, state.sequences = plan.schemas, plan.sequences
+            state.whole = asked_collections(plan.request) is None
+            # A table that was empty is part of the state, also if it never had a row.
+            empty = dict.fromkeys(plan.schemas, 0)
+            state.counts = dict(sorted((empty | dict(state.counts)).items()))
+            conditions = parse_conditions(plan.request.where)
+            if conditions:
+                yield await asyncio.to_thread(MatchingState, state, conditions)
+            else:
+                yield state
+
     async def restore(
-        self, plan: RestorePlan, sink: Sink, *, progress: Progress = lambda _: None
+        self,
+        plan: RestorePlan,
+        sink: Sink,
+        *,
+        state: RestorableState | None = None,
+        detail: Mapping[str, Any] | None = None,
+        progress: Progress = lambda _: None,
     ) -> RestoreReport:
         """Run exactly ``plan`` into ``sink``, and record it with who and why.
+
+        Args:
+            state: The rows, where they were made already: those of ``state(plan)``.
+            detail: What else is recorded of it.
 
         Raises:
             DataLoss: An object is missing or damaged; the sink is as it was.
             SinkNotEmpty: The sink holds something; it is as it was.
         """
-        operation_id, started_us = self._new_id(), self._clock.now_us()
-        await self._begin(plan, operation_id, started_us)
-        try:
-            async with self._archive.state(
-                plan.view, plan.reads, collections=plan.collections, keys=plan.request.keys
-            ) as state:
-                state.schemas, state.sequences = plan.schemas, plan.sequences
-                state.whole = _asked(plan.request) is None
-                # A table that was empty is part of the state, also if it never had a row.
-                empty = dict.fromkeys(plan.schemas, 0)
-                state.counts = dict(sorted((empty | dict(state.counts)).items()))
-                report = await sink.write(state, progress=progress)
-        except BaseException as error:
-            detail = {"error": getattr(error, "code", type(error).__name__), "why": str(error)}
-            await self._end(operation_id, "failed", detail)
-            raise
-        detail = {"rows": dict(report.rows), "where": report.where}
-        if not await self._end(operation_id, "done", detail):
+        request, started_us = plan.request, self._clock.now_us()
+        begun = Begun(
+            state=plan.view.state,
+            operation_id=self._new_id(),
+            kind="restore",
+            actor=request.actor,
+            reason=request.reason,
+            started_us=started_us,
+            detail=dict(detail or {}) | _detail(plan),
+            sink=sink_text((detail or {}).get("sink", {})),
+        )
+        async with self._operations.running(begun) as running, AsyncExitStack() as stack:
+            if state is None:
+                state = await stack.enter_async_context(self.state(plan))
+            write_from_us = self._clock.now_us()
+            report = await sink.write(state, progress=progress)
+            running.detail |= {
+                "rows": dict(report.rows),
+                "row_count": sum(report.rows.values()),
+                "where": report.where,
+                "write_s": (self._clock.now_us() - write_from_us) / 1e6,
+            }
+        if not running.is_recorded:
             note = "the restore is done, but its end could not be recorded in the catalog"
             report = replace(report, notes=(*report.notes, note))
         return RestoreReport(
-            operation_id=operation_id,
+            operation_id=begun.operation_id,
             plan=plan,
             sink=report,
             elapsed_us=self._clock.now_us() - started_us,
         )
 
-    async def _begin(self, plan: RestorePlan, operation_id: str, started_us: int) -> None:
-        request, cut = plan.request, plan.resolution.cut
-        detail: dict[str, Any] = {
-            "target": request.target,
-            "seq_end": cut.seq_end,
-            "at": rfc3339(cut.at_us),
-            "without_tx": sorted(cut.without_tx),
-            "collections": sorted(request.collections) if request.collections else None,
-            "objects": len(plan.reads.objects),
-            "manifest_version": plan.view.state.manifest_version,
-        }
-        await self._catalog.begin_operation(
-            plan.view.state,
-            operation_id=operation_id,
-            kind="restore",
-            actor=request.actor,
-            reason=request.reason,
-            started_us=started_us,
-            detail=detail,
-        )
 
-    async def _end(self, operation_id: str, outcome: str, detail: dict[str, Any]) -> bool:
-        """Record the end; False if the catalog does not take it, which undoes nothing."""
-        try:
-            await self._catalog.end_operation(
-                operation_id, outcome=outcome, ended_us=self._clock.now_us(), detail=detail
-            )
-        except PitrError:
-            return False
-        return True
+def _detail(plan: RestorePlan) -> dict[str, Any]:
+    """What is recorded of a restore when it begins."""
+    request, cut = plan.request, plan.resolution.cut
+    return {
+        "target": request.target,
+        "seq_end": cut.seq_end,
+        "at": rfc3339(cut.at_us),
+        "without_tx": sorted(cut.without_tx),
+        "collections": sorted(request.collections) if request.collections else None,
+        "where_rows": list(request.where),
+        "objects": len(plan.reads.objects),
+        "manifest_version": plan.view.state.manifest_version,
+    }
 
 
-def _asked(request: RestoreRequest) -> frozenset[str] | None:
+def asked_collections(request: RestoreRequest) -> frozenset[str] | None:
+    """Return the collections that are restored as far as they are named; None is all."""
     if request.keys is not None:
         return frozenset(collection for collection, _ in request.keys)
     return request.collections
@@ -238,6 +275,22 @@ def _gaps_in(resolution: Resolution, asked: frozenset[str] | None) -> tuple[Gap,
         for gap in resolution.gaps
         if gap.collection is None or asked is None or gap.collection in asked
     )
+
+
+def check_gaps(plan: RestorePlan) -> None:
+    """Refuse a plan with known holes that were not accepted.
+
+    Raises:
+        Conflict: It has some.
+    """
+    gaps = plan.resolution.gaps
+    if gaps and not plan.request.accept_gaps:
+        raise Conflict(
+            "the log has a known gap before the target",
+            hint="pitr status shows the gaps; --accept-gaps restores what there is",
+            gaps=len(gaps),
+            lane=gaps[0].lane,
+        )
 
 
 def known_collections(view: LogView) -> set[str]:

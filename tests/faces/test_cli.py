@@ -80,9 +80,7 @@ def test_what_the_parser_refuses_is_an_invalid_request(args: list[str]) -> None:
     assert one_object(result.stdout)["error"]["code"] == "invalid_request"
 
 
-@pytest.mark.parametrize(
-    "name", ["plan", "apply", "undo", "sql", "drill", "doctor", "token", "expire", "capture"]
-)
+@pytest.mark.parametrize("name", ["sql", "drill", "doctor", "token", "expire", "capture"])
 def test_there_are_no_commands_that_do_nothing(name: str) -> None:
     assert pitr(name).exit_code == 2
 

@@ -480,15 +480,13 @@ def test_a_dry_run_shows_what_is_read_and_writes_nothing(shop: Place, tmp_path: 
     shop.ingest([order(3, "10:00:00")])
     result = shop.run("restore", "--to", "latest", "--into", str(tmp_path / "out"), "--dry-run")
     assert result.exit_code == 0
-    first, segment, tail = result.stdout.splitlines()
-    assert first.split() == ["READ", "SEQ_FIRST", "SEQ_END", "UP", "TO", "SIZE"]
-    assert segment.split()[:4] == ["segment", "1", "6", "2026-03-01T09:00:04.000000Z"]
-    assert tail.split()[:4] == ["tail", "6", "7", "2026-03-01T10:00:00.000000Z"]
-    assert "latest is exactly on a change" in result.stderr
+    assert "latest, exactly on a change" in result.stdout
+    assert "1 object" in result.stdout and "and 1 change of the tail" in result.stdout
     assert not (tmp_path / "out").exists()
-    assert shop.document("operations")["operations"] == []
+    (recorded,) = shop.document("operations")["operations"]
+    assert (recorded["kind"], recorded["outcome"]) == ("plan", "done")
     plan = shop.document("restore", "--to", "latest", "--dry-run")
-    assert [ref["seq_end"] for ref in plan["reads"]["segments"]] == [6]
+    assert [ref["seq_end"] for ref in plan["seen"]["reads"]["segments"]] == [6]
 
 
 def test_a_restore_is_written_recorded_and_never_overwrites(shop: Place, tmp_path: Path) -> None:
@@ -501,7 +499,10 @@ def test_a_restore_is_written_recorded_and_never_overwrites(shop: Place, tmp_pat
     again = shop.run(*args)
     assert again.exit_code == 4
     assert "--force" in again.stderr
-    shop.done(*args, "--force")
+    unasked = shop.run(*args, "--force")
+    assert unasked.exit_code == 2
+    assert "--yes" in unasked.stderr
+    shop.done(*args, "--force", "--yes")
     newest, failed, first = shop.document("operations")["operations"]
     assert [each["outcome"] for each in (newest, failed, first)] == ["done", "failed", "done"]
     assert (first["actor"], first["reason"]) == ("me", "look")

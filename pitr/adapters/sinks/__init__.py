@@ -13,8 +13,10 @@ from pitr.adapters.sinks.files import SUFFIXES, FileFormat, FileSink, StdoutSink
 from pitr.adapters.sinks.kafka import KafkaSink
 from pitr.adapters.sinks.kafka_place import parse_place
 from pitr.adapters.sinks.postgres import PostgresSink
+from pitr.adapters.sinks.postgres.swap import PostgresSwap
 from pitr.domain.errors import InvalidRequest
 from pitr.domain.ports import Sink
+from pitr.domain.restore_plan import Mode, place_kind
 
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://")
 
@@ -22,6 +24,8 @@ _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://")
 def sink_for(
     into: str,
     *,
+    mode: Mode = "fresh",
+    swap_id: str = "",
     force: bool = False,
     format: FileFormat | None = None,
     rows_only: bool = False,
@@ -32,15 +36,24 @@ def sink_for(
     """Choose the sink for ``into``: a database, a topic, a path or ``file://…``, or ``-``.
 
     ``stream`` is what ``-`` means; ``kafka`` says how to reach the named brokers, or the usual
-    ones. ``drop_unknown`` is for databases, ``rows_only`` for NDJSON.
+    ones. ``mode`` and ``drop_unknown`` are for databases, ``rows_only`` for NDJSON; what a swap
+    leaves is named by ``swap_id``.
 
     Raises:
-        InvalidRequest: It is no such place, or the path's ending says another format.
+        InvalidRequest: It is no such place, or cannot be written in that mode or format.
     """
+    if mode != "fresh" and place_kind(into) != "postgres":
+        raise InvalidRequest(
+            "only tables of a PostgreSQL database can be exchanged or rewound",
+            hint="leave out --mode, or give postgresql://…",
+            mode=mode,
+        )
     if into == "-":
         return _stream_sink(stream, format, rows_only)
     scheme = _SCHEME.match(into)
     if scheme and scheme[1] in ("postgres", "postgresql"):
+        if mode == "swap":
+            return PostgresSwap(into, swap_id=swap_id, drop_unknown=drop_unknown)
         return PostgresSink(into, force=force, drop_unknown=drop_unknown)
     if scheme and scheme[1] == "kafka":
         return _kafka_sink(into, kafka, force=force)

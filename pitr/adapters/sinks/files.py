@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from pitr.adapters.sinks.batches import Check, in_thread
 from pitr.adapters.sinks.encoders import ParquetFile, ndjson_lines, write_csv, write_ndjson
-from pitr.domain.errors import InvalidRequest, PitrError, SinkNotEmpty, Unavailable
+from pitr.domain.errors import Conflict, InvalidRequest, PitrError, SinkNotEmpty, Unavailable
+from pitr.domain.outlook import Outline, Outlook, TableOutlook
 from pitr.domain.ports import Progress, RestorableState, SinkReport
 
 FileFormat = Literal["ndjson", "csv", "parquet"]
@@ -73,6 +74,39 @@ class FileSink:
         if rows_only and self._format != "ndjson":
             raise InvalidRequest("only ndjson can hold rows only", format=self._format)
 
+    async def look(self, outline: Outline) -> Outlook:
+        """Say which files would be written; see ``Sink.look``."""
+        return await in_thread(lambda _: self._look(outline))
+
+    def _look(self, outline: Outline) -> Outlook:
+        target, problems = self._path.resolve(), []
+        notes: list[str] = []
+        try:
+            self._check_shape(len(outline.counts))
+            with _translated(self._path):
+                self._check_target(target)
+        except (Conflict, InvalidRequest) as error:
+            problems.append(f"{error}; {error.hint}" if error.hint else str(error))
+        replaces = self._force and target.exists()
+        tables = []
+        for collection, count in sorted(outline.counts.items()):
+            path = target if self._single else target / self._file_name(collection, notes)
+            tables.append(
+                TableOutlook(
+                    collection=collection,
+                    where=str(path),
+                    action="replace" if replaces else "write",
+                    rows=count,
+                )
+            )
+        return Outlook(
+            where=str(target),
+            identity={"path": str(target), "format": self._format},
+            tables=tuple(tables),
+            problems=tuple(problems),
+            notes=tuple(notes),
+        )
+
     async def write(self, state: RestorableState, *, progress: Progress) -> SinkReport:
         """Write the state to files that appear all at once.
 
@@ -87,7 +121,7 @@ class FileSink:
         )
 
     def _write(self, writing: _Writing) -> SinkReport:
-        self._check_shape(writing.state)
+        self._check_shape(len(writing.state.counts))
         with _translated(self._path):
             target = self._path.resolve()
             self._check_target(target)
@@ -106,13 +140,13 @@ class FileSink:
                     shutil.rmtree(beside, ignore_errors=True)
         return SinkReport(rows=writing.rows, where=str(target), notes=tuple(writing.notes))
 
-    def _check_shape(self, state: RestorableState) -> None:
+    def _check_shape(self, collections: int) -> None:
         alone = self._format == "csv" or self._rows_only
-        if self._single and alone and len(state.counts) != 1:
+        if self._single and alone and collections != 1:
             raise InvalidRequest(
                 "one file of this form holds exactly one collection",
                 hint="give a folder, or choose one collection",
-                collections=len(state.counts),
+                collections=collections,
             )
 
     def _check_target(self, target: Path) -> None:
@@ -137,7 +171,8 @@ class FileSink:
     def _write_folder(self, folder: Path, writing: _Writing) -> None:
         folder.mkdir()
         for collection in sorted(writing.state.counts):
-            self._write_file(folder / self._file_name(collection, writing), [collection], writing)
+            name = self._file_name(collection, writing.notes)
+            self._write_file(folder / name, [collection], writing)
         _sync_folder(folder)
 
     def _write_file(self, path: Path, collections: list[str], writing: _Writing) -> None:
@@ -162,13 +197,13 @@ class FileSink:
             for collection in collections:
                 write_ndjson(file, writing.of(collection), rows_only=self._rows_only)
 
-    def _file_name(self, collection: str, writing: _Writing) -> str:
+    def _file_name(self, collection: str, notes: list[str]) -> str:
         name = quote(collection, safe=" ()[]{}+,;=@!$&'")
         name = f"%2E{name[1:]}" if name.startswith(".") else name
         if len(name) > _FILE_NAME_BYTES_MAX:
             digest = hashlib.sha256(collection.encode()).hexdigest()[:16]
             name = f"{name[: _FILE_NAME_BYTES_MAX - 20]}~{digest}"
-            writing.notes.append(f"{collection}: its file is {name}.{self._format}")
+            notes.append(f"{collection}: its file is {name}.{self._format}")
         return f"{name}.{self._format}"
 
     def _commit(self, fresh: Path, target: Path, old: Path) -> None:
@@ -196,6 +231,14 @@ class StdoutSink:
     def __init__(self, stream: IO[bytes], *, rows_only: bool = False) -> None:
         self._stream = stream
         self._rows_only = rows_only
+
+    async def look(self, outline: Outline) -> Outlook:
+        """Say what would be written; see ``Sink.look``."""
+        tables = [
+            TableOutlook(collection=collection, where="-", action="write", rows=count)
+            for collection, count in sorted(outline.counts.items())
+        ]
+        return Outlook(where="-", identity={}, tables=tuple(tables))
 
     async def write(self, state: RestorableState, *, progress: Progress) -> SinkReport:
         """Write every row as one line; ``progress`` is called from a thread.

@@ -23,6 +23,7 @@ from pitr.adapters.sinks.kafka_place import KafkaPlace
 from pitr.adapters.sinks.kafka_publisher import Batch, Publisher, publisher_to
 from pitr.adapters.sinks.kafka_topics import BATCH_BYTES, Topic, Topics, topics_of
 from pitr.domain.errors import InvalidRequest, PitrError, SinkNotEmpty
+from pitr.domain.outlook import Outline, Outlook, TableOutlook
 from pitr.domain.ports import Progress, RestorableState, SinkReport
 
 OPEN_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -47,6 +48,46 @@ class KafkaSink:
         self._config = config
         self._place = place
         self._force = force
+
+    async def look(self, outline: Outline) -> Outlook:
+        """Say to which topics rows would go; see ``Sink.look``."""
+        names = {name: self._place.topic_of(name) for name in sorted(outline.counts)}
+        wanted = sorted(set(names.values()) or ({self._place.topic} if self._place.shared else ()))
+        async with topics_of(self._config) as topics:
+            found = await topics.existing(wanted)
+            filled = [name for name, topic in found.items() if await topics.any_record([topic])]
+        problems = [
+            f"the topic {name} holds records already; --force adds to it" for name in filled
+        ]
+        tables = [
+            TableOutlook(
+                collection=collection,
+                where=topic,
+                action="make" if topic not in found else "write" if topic in filled else "fill",
+                rows=outline.counts[collection],
+                notes=tuple(self._topic_notes(topic, found.get(topic))),
+            )
+            for collection, topic in names.items()
+        ]
+        return Outlook(
+            where=self._shown(),
+            identity={
+                "brokers": self._config.bootstrap,
+                "topic": self._place.topic,
+                "tombstones": self._place.tombstones,
+                "transaction": self._place.transaction,
+            },
+            tables=tuple(tables),
+            problems=() if self._force else tuple(problems),
+        )
+
+    def _topic_notes(self, name: str, topic: Topic | None) -> Iterator[str]:
+        if topic is None:
+            yield f"{name} is made, compacted, partitions: {self._place.partitions}"
+        elif not topic.compacted:
+            yield f"{name} is not compacted, so retention will remove rows"
+        if self._place.tombstones:
+            yield f"{name} gets tombstones for rows that the state does not have"
 
     async def write(self, state: RestorableState, *, progress: Progress) -> SinkReport:
         """Publish the state.

@@ -9,9 +9,9 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -168,10 +168,17 @@ Work = Callable[..., Coroutine[Any, Any, int | None]]
 def command(function: Work) -> Callable[..., int]:
     """Make a typer command of ``async def function(run, *, …)``, with the global options.
 
-    The function returns None or an exit code; its errors are reported and become exit codes.
+    A parameter whose type is a dataclass stands for the options that are its fields. The function
+    returns None or an exit code; its errors are reported and become exit codes.
     """
     signature = inspect.signature(function, eval_str=True)
-    own = list(signature.parameters.values())[1:]
+    given_own = list(signature.parameters.values())[1:]
+    groups = {each.name: each.annotation for each in given_own if is_dataclass(each.annotation)}
+    own = [
+        option
+        for each in given_own
+        for option in (_options_of(groups[each.name]) if each.name in groups else [each])
+    ]
     named = inspect.Parameter.KEYWORD_ONLY
     shared = [inspect.Parameter("ctx", named, annotation=typer.Context)]
     for name, annotation in GLOBAL_OPTIONS.items():
@@ -184,7 +191,7 @@ def command(function: Work) -> Callable[..., int]:
             ctx.obj if isinstance(ctx.obj, Given) else Given()
         )
         run = Run(given, Console(json=given.json))
-        return guarded(run, lambda: _checked(function, run, values))
+        return guarded(run, lambda: _checked(function, run, values, groups))
 
     parameters = [parameter.replace(kind=named) for parameter in own] + shared
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -192,7 +199,23 @@ def command(function: Work) -> Callable[..., int]:
     return wrapper
 
 
-def _checked(function: Work, run: Run, values: dict[str, Any]) -> Coroutine[Any, Any, int | None]:
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    """The options that the fields of a dataclass stand for."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=hints[each.name],
+            default=inspect.Parameter.empty if each.default is MISSING else each.default,
+        )
+        for each in fields(group)
+    ]
+
+
+def _checked(
+    function: Work, run: Run, values: dict[str, Any], groups: dict[str, Any]
+) -> Coroutine[Any, Any, int | None]:
     """Refuse text that is not UTF-8 before it gets anywhere; paths may be any bytes."""
     for name, value in values.items():
         for text in value if isinstance(value, list | tuple) else [value]:
@@ -200,6 +223,8 @@ def _checked(function: Work, run: Run, values: dict[str, Any]) -> Coroutine[Any,
                 shown = {} if name == "url" else {"value": text}  # that may hold a password
                 option = name.replace("_", "-")
                 raise InvalidRequest("the argument is not UTF-8", argument=option, **shown)
+    for name, group in groups.items():
+        values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
     return function(run, **values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -113,6 +114,24 @@ class Console:
             facts: dict[str, Any] = {}
             told = {"code": "bug", "message": _one_line(what), "hint": hint, "facts": facts}
             self.document({"error": told})
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody sits at a terminal and can answer."""
+        return sys.stdin.isatty() and sys.stderr.isatty()
+
+    async def ask(self, question: str) -> bool:
+        """Ask on the terminal; only a yes is one. Others go on meanwhile."""
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
+        loop = asyncio.get_running_loop()
+        answered, descriptor = asyncio.Event(), sys.stdin.fileno()
+        loop.add_reader(descriptor, answered.set)
+        try:
+            await answered.wait()
+        finally:
+            loop.remove_reader(descriptor)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
     def progress(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -133,3 +134,8 @@ async def describe(
     )
     if description.resolution.position == "future":
         run.console.say("the log has not got there yet; pitr restore --wait waits until it has")
+        return
+    shown = render.printable(shlex.quote(wanted))
+    run.console.say(
+        f"next: pitr plan --to {shown} --into DEST shows what bringing it back would do"
+    )

@@ -37,17 +37,24 @@ async def status(
 @command
 async def operations(
     run: Run,
+    operation: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One, whole; without it the newest.")
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")
     ] = 20,
 ) -> None:
-    """List restores and other operations, newest first: who, when, why, how it ended."""
+    """List plans, restores, rewinds and other operations, newest first: who, when, why, the end."""
     from pitr.faces import render
     from pitr.faces.documents import operation_document
 
     async with run.app() as app:
         await app.catalog.log(run.log)
-        found = await app.catalog.operations(run.log, limit=limit)
+        if operation is not None:
+            one = await app.plans.operation(run.log, operation)
+            run.console.result(lambda: operation_document(one), lambda: render.operation_text(one))
+            return
+        found = await app.leases.operations(run.log, limit=limit)
     run.console.result(
         lambda: {"log": run.log, "operations": [operation_document(each) for each in found]},
         lambda: render.operations_table(found),

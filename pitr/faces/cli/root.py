@@ -18,13 +18,16 @@ from pitr.faces.cli import (
     ingest,
     lanes,
     marks,
+    plan,
     quarantine,
     reconcile,
     records,
     restore,
     rows,
     serve,
+    swapped,
     tail,
+    undo,
     upkeep,
 )
 from pitr.faces.cli.command import (
@@ -151,7 +154,12 @@ app.command("find", rich_help_panel=AUDIT)(find.find)
 app.command("operations", rich_help_panel=AUDIT)(records.operations)
 app.command("describe", rich_help_panel=RECOVER)(marks.describe)
 app.command("mark", rich_help_panel=RECOVER)(marks.mark)
+app.command("plan", rich_help_panel=RECOVER)(plan.plan)
+app.command("apply", rich_help_panel=RECOVER)(plan.apply)
 app.command("restore", rich_help_panel=RECOVER)(restore.restore)
+app.command("undo", rich_help_panel=RECOVER)(undo.undo)
+app.command("revert-tx", rich_help_panel=RECOVER)(undo.revert_tx)
+app.command("swapped", rich_help_panel=RECOVER)(swapped.swapped)
 app.command("verify", rich_help_panel=UPKEEP)(upkeep.verify)
 app.command("snapshot", rich_help_panel=UPKEEP)(upkeep.snapshot)
 app.command("compact", rich_help_panel=UPKEEP)(upkeep.compact)

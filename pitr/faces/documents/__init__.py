@@ -42,11 +42,11 @@ from pitr.faces.documents.logs import (
     status_document,
 )
 from pitr.faces.documents.plans import (
+    applied_document,
     check_document,
-    plan_document,
     reads_document,
     resolution_document,
-    restore_document,
+    swapped_document,
     verify_document,
 )
 from pitr.faces.documents.reconcile import reconcile_document
@@ -61,6 +61,7 @@ from pitr.faces.documents.records import (
 __all__ = [
     "Document",
     "appended_document",
+    "applied_document",
     "attach_plan_document",
     "attached_document",
     "change_document",
@@ -86,15 +87,14 @@ __all__ = [
     "object_document",
     "operation_document",
     "plain_text",
-    "plan_document",
     "quarantine_document",
     "reads_document",
     "reconcile_document",
     "resolution_document",
-    "restore_document",
     "row_change_document",
     "snapshot_document",
     "source_document",
     "status_document",
+    "swapped_document",
     "verify_document",
 ]

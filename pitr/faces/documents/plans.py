@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from pitr.domain.change import Change
 from pitr.domain.plan import Reads
+from pitr.domain.restore_plan import Plan, kind_of
+from pitr.domain.rewind.plan import RewindPlan
 from pitr.domain.target import Resolution
 from pitr.domain.times import rfc3339
 from pitr.faces.documents.base import Document, plain_text
-from pitr.faces.documents.changes import change_reference, key_document
+from pitr.faces.documents.changes import change_reference
 from pitr.faces.documents.logs import gap_document, object_document
-from pitr.services.restore import RestorePlan, RestoreReport
+from pitr.faces.render import Swapped
+from pitr.services.plans import Report
+from pitr.services.rewind.rewinder import RewindReport
 from pitr.services.verify import Check, VerifyReport
 
 
@@ -37,17 +39,6 @@ def _reference_or_none(change: Change | None) -> Document | None:
     return change_reference(change) if change is not None else None
 
 
-def plan_document(plan: RestorePlan) -> Document:
-    """What a restore will read for which moment."""
-    return {
-        "log": plan.request.log,
-        "resolution": resolution_document(plan.request.log, plan.resolution),
-        "collections": _sorted_or_none(plan.request.collections),
-        "keys": _keys(plan.request.keys),
-        "reads": reads_document(plan.reads),
-    }
-
-
 def reads_document(reads: Reads) -> Document:
     """The objects that a replay reads; ``base`` are the parts of one snapshot."""
     return {
@@ -59,18 +50,49 @@ def reads_document(reads: Reads) -> Document:
     }
 
 
-def restore_document(report: RestoreReport) -> Document:
-    """A restore as it ran."""
-    plan = report.plan
-    return {
+def applied_document(plan: Plan, report: Report) -> Document:
+    """A plan as it was applied."""
+    common = {
         "operation_id": report.operation_id,
-        "log": plan.request.log,
-        "resolution": resolution_document(plan.request.log, plan.resolution),
-        "where": report.sink.where,
-        "rows": dict(report.sink.rows),
+        "kind": kind_of(plan),
+        "log": plan.scope.log if isinstance(plan, RewindPlan) else plan.asked.log,
+        "plan": plan.hash,
+        "target": plan.seen.get("target"),
+        "where": plan.seen.get("where"),
         "row_count": report.row_count,
-        "notes": list(report.sink.notes),
         "elapsed_us": report.elapsed_us,
+    }
+    if isinstance(report, RewindReport):
+        return common | _rewound_document(report)
+    return common | {"rows": dict(report.sink.rows), "notes": list(report.sink.notes)}
+
+
+def _rewound_document(report: RewindReport) -> Document:
+    rewound = report.rewound
+    return {
+        "rows": {
+            name: {"insert": each.inserted, "update": each.updated, "delete": each.deleted}
+            for name, each in rewound.written.items()
+        },
+        "mark": report.mark,
+        "settled": dict(rewound.settled),
+        "conflicts": [
+            {"collection": each.collection, "key": each.key, "kind": each.kind}
+            for each in rewound.conflicts
+        ],
+        "lanes": dict(report.lanes),
+        "appended": report.appended,
+        "notes": list(report.notes),
+    }
+
+
+def swapped_document(found: Swapped) -> Document:
+    """The tables that one swap replaced."""
+    return {
+        "swap_id": found.swap_id,
+        "at": found.at,
+        "tables": [{"table": live, "old": old} for live, old in sorted(found.tables.items())],
+        "size_bytes": found.size_bytes,
     }
 
 
@@ -93,15 +115,3 @@ def check_document(check: Check) -> Document:
         "detail": plain_text(check.detail),
         "lost": check.lost,
     }
-
-
-def _sorted_or_none(names: Iterable[str] | None) -> list[str] | None:
-    return sorted(names) if names is not None else None
-
-
-def _keys(keys: Iterable[tuple[str, str]] | None) -> list[Document] | None:
-    if keys is None:
-        return None
-    return [
-        {"collection": collection, "key": key_document(key)} for collection, key in sorted(keys)
-    ]

@@ -1,5 +1,6 @@
 """Results as text for people: pure, from dataclasses to lines without a line feed at the end."""
 
+from pitr.faces.render.applied import applied_text
 from pitr.faces.render.attach import (
     attached_text,
     detached_text,
@@ -15,25 +16,27 @@ from pitr.faces.render.objects import (
     compact_text,
     demo_text,
     objects_table,
-    reads_line,
-    reads_table,
-    restore_text,
     verify_text,
 )
+from pitr.faces.render.plans import plan_line, plan_text
 from pitr.faces.render.reconcile import reconcile_text
 from pitr.faces.render.records import (
     appended_text,
     ingest_text,
     marks_table,
+    operation_text,
     operations_table,
     quarantine_table,
     quarantine_text,
     quarantine_warning,
 )
+from pitr.faces.render.swapped import Swapped, swapped_table
 from pitr.faces.render.text import counted, printable, seconds, short, size, table
 
 __all__ = [
+    "Swapped",
     "appended_text",
+    "applied_text",
     "attached_text",
     "changes_table",
     "compact_text",
@@ -51,23 +54,24 @@ __all__ = [
     "marks_table",
     "matches_table",
     "objects_table",
+    "operation_text",
     "operations_table",
+    "plan_line",
+    "plan_text",
     "printable",
     "progress_text",
     "quarantine_table",
     "quarantine_text",
     "quarantine_warning",
-    "reads_line",
-    "reads_table",
     "reconcile_text",
     "resolution_line",
     "resolution_text",
-    "restore_text",
     "seconds",
     "short",
     "size",
     "sources_table",
     "status_text",
+    "swapped_table",
     "table",
     "verify_text",
 ]

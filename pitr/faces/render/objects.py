@@ -1,4 +1,4 @@
-"""Objects: what a restore reads, what was merged, what could be verified."""
+"""Objects: what was merged, what could be verified."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.times import rfc3339
-from pitr.faces.render.text import counted, printable, seconds, size, table
-from pitr.services.restore import RestorePlan, RestoreReport
+from pitr.faces.render.text import counted, printable, size, table
 from pitr.services.verify import VerifyReport
 
 _READ_HEADERS = ("READ", "SEQ_FIRST", "SEQ_END", "UP TO", "SIZE")
@@ -24,39 +23,6 @@ def _object_cells(ref: ObjectRef) -> tuple[object, ...]:
 def objects_table(refs: Sequence[ObjectRef]) -> str:
     """One line for each object."""
     return table(_READ_HEADERS, [_object_cells(ref) for ref in refs], right=_READ_NUMBERS)
-
-
-def reads_table(plan: RestorePlan) -> str:
-    """What a restore reads, the tail included."""
-    rows = [_object_cells(ref) for ref in plan.reads.objects]
-    tail = plan.view.tail
-    if plan.reads.tail:
-        seqs, times = tail.column("seq"), tail.column("at_us")
-        newest = rfc3339(max(times.to_pylist()))
-        rows.append(("tail", str(seqs[0]), str(seqs[-1].as_py() + 1), newest, size(tail.nbytes)))
-    return table(_READ_HEADERS, rows, right=_READ_NUMBERS)
-
-
-def reads_line(plan: RestorePlan) -> str:
-    """What a restore reads, in one line."""
-    reads = plan.reads
-    line = f"would read {counted(len(reads.objects), 'object')}, {size(reads.size_bytes)}"
-    if reads.tail:
-        line += f", and {counted(plan.view.tail.num_rows, 'change')} of the tail"
-    return line
-
-
-def restore_text(report: RestoreReport) -> str:
-    """What a restore wrote."""
-    rows = [(name, count) for name, count in sorted(report.sink.rows.items())]
-    lines = [table(("COLLECTION", "ROWS"), rows, right=frozenset({"ROWS"}))]
-    where = "stdout" if report.sink.where == "-" else printable(report.sink.where)
-    lines.append(
-        f"restored {counted(report.row_count, 'row')} into {where} in {seconds(report.elapsed_us)};"
-        f" operation {report.operation_id}"
-    )
-    lines += [f"note: {printable(note)}" for note in report.sink.notes]
-    return "\n".join(lines)
 
 
 def verify_text(report: VerifyReport) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from pitr.domain.log import Appended, Mark, QuarantineItem
 from pitr.domain.times import rfc3339
 from pitr.faces.render.text import counted, facts_table, printable, seconds, short, table
@@ -106,22 +108,70 @@ def operations_table(operations: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             each["operation_id"],
-            each["kind"],
+            _kind(each),
             rfc3339(each["started_us"]),
             each["outcome"] or "running",
             _took(each),
+            operation_rows(each["detail"]),
             each["actor"],
             each["reason"],
-            each["detail"].get("target"),
+            _of_what(each["detail"]),
             each["detail"].get("where"),
         )
         for each in operations
     ]
     headers = (
-        *("ID", "KIND", "STARTED", "OUTCOME", "TOOK", "ACTOR", "REASON", "TARGET"),
+        *("ID", "KIND", "STARTED", "OUTCOME", "TOOK", "ROWS", "ACTOR", "REASON", "TARGET"),
         "WHERE",
     )
-    return table(headers, rows, right=frozenset({"TOOK"}))
+    return table(headers, rows, right=frozenset({"TOOK", "ROWS"}))
+
+
+def operation_text(operation: Mapping[str, Any]) -> str:
+    """One operation with all that is known of it."""
+    facts: list[tuple[str, object]] = [
+        ("operation", operation["operation_id"]),
+        ("kind", _kind(operation)),
+        ("outcome", operation["outcome"] or "running"),
+        ("started", rfc3339(operation["started_us"])),
+        ("took", _took(operation)),
+        ("by", operation["actor"]),
+        ("for", operation["reason"]),
+    ]
+    detail = operation["detail"]
+    facts += [(name, _fact(detail[name])) for name in sorted(detail) if detail[name] is not None]
+    return facts_table(facts)
+
+
+def _fact(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _kind(operation: Mapping[str, Any]) -> str:
+    of = operation["detail"].get("of")
+    return f"{operation['kind']} of {of}" if of else str(operation["kind"])
+
+
+def _of_what(detail: Mapping[str, Any]) -> str | None:
+    """What it was about: a moment, an operation, a transaction."""
+    for name in ("target", "undoes", "tx"):
+        if isinstance(detail.get(name), str):
+            return str(detail[name])
+    at, seq_end = detail.get("at"), detail.get("seq_end")
+    return at or (None if seq_end is None else f"seq:{seq_end - 1}")
+
+
+def operation_rows(detail: Mapping[str, Any]) -> int | None:
+    """How many rows it wrote, or would write."""
+    rows = detail.get("rows")
+    if not isinstance(rows, Mapping):
+        return None
+    counts = [
+        count
+        for each in rows.values()
+        for count in (each.values() if isinstance(each, Mapping) else [each])
+    ]
+    return sum(count for count in counts if isinstance(count, int))
 
 
 def _took(operation: Mapping[str, Any]) -> str | None:
