@@ -46,6 +46,7 @@ def pytest_report_header() -> list[str]:
 LONG = (
     "tests/kafka/test_chaos.py",
     "tests/postgres/test_chaos.py",
+    "tests/postgres/test_restore_kill.py",
     "tests/services/test_machine.py",
     "tests/system/",
     "tests/kafka/test_sink_kafka.py",

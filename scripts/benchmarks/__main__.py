@@ -18,6 +18,7 @@ from scripts.benchmarks import (
     ingest,
     replay,
     restore_postgres,
+    rewind,
     storage,
 )
 
@@ -27,6 +28,7 @@ BENCHES = {
     "ingest": (ingest.run, 2_000_000),
     "replay": (replay.run, 10_000_000),
     "restore-postgres": (restore_postgres.run, 2_000_000),
+    "rewind": (rewind.run, 1_000_000),
     "storage": (storage.run, 2_000_000),
     "history": (history.run, 10_000_000),
 }

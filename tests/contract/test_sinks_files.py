@@ -17,6 +17,7 @@ from pitr.adapters.sinks import sink_for
 from pitr.adapters.sinks.files import FileSink, StdoutSink
 from pitr.domain.documents import members
 from pitr.domain.errors import DataLoss, InvalidRequest, SinkNotEmpty, Unavailable
+from pitr.domain.outlook import Outline
 from tests.fakes import FakeState
 
 EXACT = {
@@ -277,6 +278,41 @@ async def test_a_reader_that_went_away_is_unavailable() -> None:
 
     with pytest.raises(Unavailable):
         await StdoutSink(Closed()).write(FakeState({"a": [('{"id":1}', "{}")]}), progress=ignore)
+
+
+@pytest.mark.parametrize("target", ["out", "one.parquet"])
+async def test_a_look_says_what_a_write_does_and_changes_nothing(
+    tmp_path: Path, target: str
+) -> None:
+    path, state = tmp_path / target, FakeState({"a": [('{"id":1}', "{}")], "b/c": []})
+    outline = Outline(counts=state.counts)
+    seen = await FileSink(path).look(outline)
+    assert list(tmp_path.iterdir()) == []
+    assert (seen.where, seen.identity["path"], seen.problems) == (str(path), str(path), ())
+    assert [(t.collection, t.action, t.rows) for t in seen.tables] == [
+        *(("a", "write", 1), ("b/c", "write", 0))
+    ]
+    report = await FileSink(path).write(state, progress=ignore)
+    assert report.where == seen.where
+    assert {Path(table.where) for table in seen.tables} == (
+        set(path.iterdir()) if path.is_dir() else {path}
+    )
+    (problem,) = (await FileSink(path).look(outline)).problems
+    assert "--force" in problem
+    again = await FileSink(path, force=True).look(outline)
+    assert (again.problems, {t.action for t in again.tables}) == ((), {"replace"})
+    assert again.identity == seen.identity
+
+
+async def test_a_look_names_what_could_never_be_written(tmp_path: Path) -> None:
+    two = Outline(counts={"a": 1, "b": 1})
+    assert "exactly one collection" in (await FileSink(tmp_path / "o.csv").look(two)).problems[0]
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "mine.txt").touch()
+    sink = FileSink(tmp_path / "strange", force=True)
+    assert "no restore wrote" in (await sink.look(two)).problems[0]
+    seen = await StdoutSink(io.BytesIO()).look(two)
+    assert (seen.where, len(seen.tables), seen.problems) == ("-", 2, ())
 
 
 def test_the_place_chooses_the_sink(tmp_path: Path) -> None:

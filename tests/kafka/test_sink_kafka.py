@@ -20,6 +20,7 @@ from pitr.adapters.sinks.kafka import KafkaSink
 from pitr.adapters.sinks.kafka_keys import HeldKeys, is_ours, key_head
 from pitr.adapters.sinks.kafka_place import parse_place
 from pitr.domain.errors import Conflict, DataLoss, InvalidRequest, SinkNotEmpty, Unavailable
+from pitr.domain.outlook import Outline
 from pitr.domain.ports import RestorableState, SinkReport
 from pitr.domain.records import Reading, Records, decode_records
 from tests.fakes import FakeState
@@ -406,6 +407,22 @@ async def test_records_are_in_the_way_unless_forced(broker: Broker, topic: Topic
     assert await pairs(broker, name, 1) == [(b"k", b"v")]
     await write(FakeState({"c": ROWS}), url(broker, name), force=True)
     assert len(await pairs(broker, name, 6)) == 6
+
+
+async def test_a_look_says_which_topics_are_made_and_which_are_in_the_way(
+    broker: Broker,
+) -> None:
+    name = fresh()
+    outline = Outline(counts={"a": 2})
+    seen = await sink_for(url(broker, name), kafka=config_of).look(outline)
+    assert [(t.where, t.action, t.rows) for t in seen.tables] == [(name, "make", 2)]
+    assert (seen.identity["topic"], seen.problems) == (name, ())
+    assert name not in await topics(broker)
+    await write(FakeState({"a": ROWS[:2]}), url(broker, name))
+    seen = await sink_for(url(broker, name), kafka=config_of).look(outline)
+    assert (len(seen.problems), seen.tables[0].action) == (1, "write")
+    seen = await sink_for(url(broker, name), force=True, kafka=config_of).look(outline)
+    assert seen.problems == ()
 
 
 async def test_tombstones_for_what_the_state_does_not_have(

@@ -128,7 +128,9 @@ async def test_history_shows_the_same_bytes(aged: World) -> None:
 async def test_files_hold_the_same_bytes(world: World, tmp_path: Path, kind: str) -> None:
     await ingest(world, tmp_path)
     restorer = Restorer(
-        world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: uuid4().hex
+        *(world.catalog, world.archive, world.resolver, world.clock),
+        leases=world.leases,
+        new_id=lambda: uuid4().hex,
     )
     plan = await restorer.plan(RestoreRequest(log=world.log, target="latest"))
     out = tmp_path / f"out.{kind}"
@@ -149,7 +151,9 @@ async def test_a_restore_can_be_ingested_again(world: World, tmp_path: Path) -> 
     await ingest(world, tmp_path)
     before = await world.state("latest")
     restorer = Restorer(
-        world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: uuid4().hex
+        *(world.catalog, world.archive, world.resolver, world.clock),
+        leases=world.leases,
+        new_id=lambda: uuid4().hex,
     )
     plan = await restorer.plan(RestoreRequest(log=world.log, target="latest"))
     out = tmp_path / "out.ndjson"

@@ -26,7 +26,9 @@ class Restoring:
         self.folder = folder
         ids: Iterator[str] = iter(uuid4().hex for _ in range(100))
         self.restorer = Restorer(
-            world.catalog, world.archive, world.resolver, world.clock, new_id=lambda: next(ids)
+            *(world.catalog, world.archive, world.resolver, world.clock),
+            leases=world.leases,
+            new_id=lambda: next(ids),
         )
 
     async def restore(self, target: str = "latest", **rest: object) -> RestoreReport:
