@@ -105,8 +105,9 @@ def planned(run: Run, opened: Opened, output: Path | None) -> int:
         write(output, opened.plan)
     show(run, opened.plan, output)
     refused = refusals(opened.plan)
-    for reason in refused:
-        run.console.say(f"it would be refused now: {reason}")
+    if refused:
+        more = f", and for {len(refused) - 1} reasons more" if len(refused) > 1 else ""
+        run.console.say(f"it would be refused as things are: {refused[0]}{more}")
     return EXIT_REFUSED if refused else EXIT_DONE
 
 

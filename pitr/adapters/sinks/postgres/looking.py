@@ -182,7 +182,7 @@ class Looking:
         )
         self._problem(
             table.has_rows and not self.force,
-            f"{name} has rows already; --force replaces them",
+            f"{name} has rows already: --force replaces all, --mode rewind those that differ",
         )
         if rows:
             self.problems += fit.refused(members, drop_unknown=self.drop_unknown)
