@@ -21,7 +21,13 @@ from pitr.services.lease import Leases
 from pitr.services.plan_record import PlanRecord, Who
 from pitr.services.restore import RestoreReport, RestoreRequest
 from pitr.services.restore_plan import RestorePlanner
-from pitr.services.rewind.requests import WAIT_US, RewindRequest
+from pitr.services.rewind.requests import (
+    WAIT_US,
+    Asked,
+    RevertRequest,
+    RewindRequest,
+    UndoRequest,
+)
 from pitr.services.rewind.rewinder import Rewinder, RewindReport
 
 Report = RestoreReport | RewindReport
@@ -107,8 +113,13 @@ class Plans:
     # Planning -----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def planned(self, request: PlanRequest, into: Into, who: Who) -> AsyncIterator[Opened]:
+    async def planned(
+        self, request: PlanRequest, into: Into, who: Who, *, at_once: bool = False
+    ) -> AsyncIterator[Opened]:
         """Plan what brings a moment back into a place; changes nothing.
+
+        Args:
+            at_once: It is applied right away, and nobody is asked; see ``Rewinder.planned``.
 
         Raises:
             TargetBeyondWatermark: The target is ahead of what is captured.
@@ -118,9 +129,9 @@ class Plans:
         told = {"target": request.target, "mode": into.mode}
         async with self._recorded(request.log, "plan", told, who) as record:
             if into.mode == "rewind":
-                opened = await self._rewind(request, into, who)
-                await record.keep(opened)
-                yield opened
+                async with self._opened(_rewind_request(request), into, who, at_once) as opened:
+                    await record.keep(opened)
+                    yield opened
                 return
             _check_restore(request, into)
             if into.mode == "swap":
@@ -146,12 +157,20 @@ class Plans:
 
     @asynccontextmanager
     async def undoing(
-        self, log: str, operation_id: str, place: str | None, rules: ColumnRules, who: Who
+        self,
+        log: str,
+        operation_id: str,
+        place: str | None,
+        rules: ColumnRules,
+        who: Who,
+        *,
+        at_once: bool = False,
     ) -> AsyncIterator[Opened]:
         """Plan what undoes an operation.
 
         Args:
             place: The database; by default the one that the operation changed.
+            at_once: It is applied right away, and nobody is asked.
 
         Raises:
             NotFound: There is no such operation.
@@ -162,78 +181,58 @@ class Plans:
         into = _into_of(operation, place)
         told = {"undoes": operation_id, "mode": "rewind"}
         async with self._recorded(log, "plan", told, who) as record:
-            started_us, sink = self._clock.now_us(), self._database(into.place)
-            plan = await self._rewinder.plan_undo(log, operation_id, sink, rules=rules)
-            if plan.does["sink"] != operation["detail"]["sink"]:
-                raise InvalidRequest(
-                    "that is not the database that the operation changed",
-                    hint="leave out --into, or name the same database",
-                    operation=operation_id,
-                )
-            opened = self._opened(plan, into, sink, started_us, who)
-            await record.keep(opened)
-            yield opened
+            asked = UndoRequest(log=log, operation_id=operation_id, rules=rules)
+            async with self._opened(asked, into, who, at_once) as opened:
+                if opened.plan.does["sink"] != operation["detail"]["sink"]:
+                    raise InvalidRequest(
+                        "that is not the database that the operation changed",
+                        hint="leave out --into, or name the same database",
+                        operation=operation_id,
+                    )
+                await record.keep(opened)
+                yield opened
 
     @asynccontextmanager
     async def reverting(
-        self, log: str, tx: str, into: Into, rules: ColumnRules, who: Who, *, accept_gaps: bool
+        self,
+        log: str,
+        tx: str,
+        into: Into,
+        rules: ColumnRules,
+        who: Who,
+        *,
+        accept_gaps: bool,
+        at_once: bool = False,
     ) -> AsyncIterator[Opened]:
         """Plan what undoes one transaction of the app.
+
+        Args:
+            at_once: It is applied right away, and nobody is asked.
 
         Raises:
             NotFound: There is no such transaction.
         """
         told = {"tx": tx, "mode": "rewind"}
         async with self._recorded(log, "plan", told, who) as record:
-            started_us, sink = self._clock.now_us(), self._database(into.place)
-            plan = await self._rewinder.plan_revert(
-                log, tx, sink, rules=rules, accept_gaps=accept_gaps
-            )
-            opened = self._opened(plan, into, sink, started_us, who)
-            await record.keep(opened)
-            yield opened
+            asked = RevertRequest(log=log, tx=tx, rules=rules, accept_gaps=accept_gaps)
+            async with self._opened(asked, into, who, at_once) as opened:
+                await record.keep(opened)
+                yield opened
 
-    async def _rewind(self, request: PlanRequest, into: Into, who: Who) -> Opened:
+    @asynccontextmanager
+    async def _opened(
+        self, asked: Asked, into: Into, who: Who, at_once: bool
+    ) -> AsyncIterator[Opened]:
         started_us, sink = self._clock.now_us(), self._database(into.place)
-        asked = RewindRequest(
-            log=request.log,
-            target=request.target,
-            collections=request.collections,
-            keys=request.keys,
-            where=request.where,
-            with_references=request.with_references,
-            scan=request.scan,
-            rules=request.rules,
-            accept_gaps=request.accept_gaps,
-            wait_us=request.wait_us,
-        )
-        plan = await self._rewinder.plan(asked, sink)
-        return self._opened(plan, into, sink, started_us, who)
+        async with self._rewinder.planned(asked, sink, at_once=at_once) as rewind:
+            shown = _shown(rewind.plan, into, (self._clock.now_us() - started_us) / 1e6)
 
-    def _opened(
-        self, plan: RewindPlan, into: Into, sink: RewindSink, started_us: int, who: Who
-    ) -> Opened:
-        spent_s = (self._clock.now_us() - started_us) / 1e6
-        writing = Writing(
-            work="rewind",
-            mode="rewind",
-            row_count=plan.row_count,
-            table_count=len(plan.does["collections"]),
-        )
-        took = estimate(writing, read_s=spent_s)
-        more = {
-            "into": split_password(into.place)[0],
-            "where": plan.seen["sink"]["url"],
-            "estimate": took.document(),
-        }
-        shown = replace(plan, seen={**plan.seen, **more})
+            async def run(on_conflict: OnConflict, _: Progress) -> Report:
+                return await rewind.apply(
+                    shown, on_conflict=on_conflict, actor=who.actor, reason=who.reason
+                )
 
-        async def run(on_conflict: OnConflict, _: Progress) -> Report:
-            return await self._rewinder.apply(
-                shown, sink, on_conflict=on_conflict, actor=who.actor, reason=who.reason
-            )
-
-        return Opened(shown, into, run)
+            yield Opened(shown, into, run)
 
     # Applying a plan that was shown --------------------------------------------------------------
 
@@ -313,6 +312,37 @@ def _into_of(operation: Mapping[str, Any], place: str | None) -> Into:
             "the operation does not say which database it changed", hint="say --into URL"
         )
     return Into(place=into, mode="rewind")
+
+
+def _rewind_request(request: PlanRequest) -> RewindRequest:
+    return RewindRequest(
+        log=request.log,
+        target=request.target,
+        collections=request.collections,
+        keys=request.keys,
+        where=request.where,
+        with_references=request.with_references,
+        scan=request.scan,
+        rules=request.rules,
+        accept_gaps=request.accept_gaps,
+        wait_us=request.wait_us,
+    )
+
+
+def _shown(plan: RewindPlan, into: Into, spent_s: float) -> RewindPlan:
+    """The plan, with where it goes, and how long it may take."""
+    writing = Writing(
+        work="rewind",
+        mode="rewind",
+        row_count=plan.row_count,
+        table_count=len(plan.does["collections"]),
+    )
+    more = {
+        "into": split_password(into.place)[0],
+        "where": plan.seen["sink"]["url"],
+        "estimate": estimate(writing, read_s=spent_s).document(),
+    }
+    return replace(plan, seen={**plan.seen, **more})
 
 
 SWAP_ID_CHARS: Final = 12

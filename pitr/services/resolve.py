@@ -60,6 +60,13 @@ class Resolver:
             return replace(await self._resolved(view, target, watermark_us), position="future")
         return await self._resolved(view, target, watermark_us)
 
+    async def newest(self, view: LogView) -> Resolution:
+        """Resolve ``latest``, without the changes beside it, which takes the most time of it."""
+        now_us = self._clock.now_us()
+        target = parse_target("latest", now_us=now_us)
+        cut, torn = await self._cut(view, view.state.seq_next)
+        return _resolution(view, target, cut, torn, view.watermark_us(now_us), "past", None, None)
+
     async def _resolved(self, view: LogView, target: Target, watermark_us: int) -> Resolution:
         if target.at_us is not None:
             return await self._by_time(view, target, watermark_us)
@@ -103,11 +110,7 @@ class Resolver:
     async def _by_seq(
         self, view: LogView, target: Target, watermark_us: int, seq_end: int
     ) -> Resolution:
-        torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=None)
-        # The catalog knows where a long one began.
-        torn = await self._torn_nearby(view, seq_end) | torn
-        torn |= await self._archive.torn(view, Cut(seq_end=seq_end))
-        cut = Cut(seq_end=seq_end, without_tx=frozenset(torn))
+        cut, torn = await self._cut(view, seq_end)
         paths = await self._archive.verified(segments_over(view, seq_end - 1, seq_end + 1))
         around = await asyncio.to_thread(
             changes_between, paths, view.tail, seq_first=seq_end - 1, seq_end=seq_end + 1
@@ -116,6 +119,14 @@ class Resolver:
         following = next((change for change in around if change.seq == seq_end), None)
         position = position_of(target, previous)
         return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
+
+    async def _cut(self, view: LogView, seq_end: int) -> tuple[Cut, dict[str, int]]:
+        """Return the changes below a seq, without transactions of which they are a part."""
+        torn = await self._catalog.torn(view.state, seq_end=seq_end, at_us=None)
+        # The catalog knows where a long one began.
+        torn = await self._torn_nearby(view, seq_end) | torn
+        torn |= await self._archive.torn(view, Cut(seq_end=seq_end))
+        return Cut(seq_end=seq_end, without_tx=frozenset(torn)), torn
 
     async def _torn_nearby(self, view: LogView, seq_end: int) -> dict[str, int]:
         """Return the transactions with changes near ``seq_end``, on both sides of it."""

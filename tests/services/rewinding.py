@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
+import pytest
 
 from pitr.adapters.clock import new_uid
 from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
 from pitr.domain.rewind.plan import RewindPlan
 from pitr.domain.rewind.sight import OnConflict
 from pitr.services.append import Appender
-from pitr.services.rewind.requests import RewindRequest
+from pitr.services.rewind.requests import Asked, RewindRequest, UndoRequest
 from pitr.services.rewind.rewinder import Rewinder, RewindReport
 from tests.changes import batch, draft
 from tests.services.world import World
@@ -60,6 +61,10 @@ $$;
 """
 
 
+both_ways = pytest.mark.parametrize("shop", ["two steps", "one go"], indirect=True)
+"""Plans and applies as one after the other, which checks everything again; and as one go."""
+
+
 class AppDatabase:
     """A database whose every change is told to a log, and a rewinder for it."""
 
@@ -83,6 +88,7 @@ class AppDatabase:
             limits=world.limits,
         )
         self.sink = PostgresRewind(url)
+        self.at_once = False
 
     async def watch(self, **keys: str) -> None:
         """Let the log be told of tables from now on; the values are the columns of their keys."""
@@ -146,15 +152,20 @@ class AppDatabase:
     async def rewind(
         self, target: str, *, on_conflict: OnConflict = "refuse", **options: Any
     ) -> RewindReport:
-        plan = await self.plan(target, **options)
-        again = RewindPlan.of_body(plan.body())
-        self.world.clock.advance(10)
-        return await self.rewinder.apply(again, self.sink, on_conflict=on_conflict, actor="ana")
+        """Plan and apply, as one go or as two."""
+        request = RewindRequest(log=self.world.log, target=target, **options)
+        return await self._done(request, on_conflict=on_conflict, actor="ana")
 
     async def undo(self, operation_id: str, *, on_conflict: OnConflict = "refuse") -> RewindReport:
-        plan = await self.rewinder.plan_undo(self.world.log, operation_id, self.sink)
-        self.world.clock.advance(10)
-        return await self.rewinder.apply(plan, self.sink, on_conflict=on_conflict)
+        request = UndoRequest(log=self.world.log, operation_id=operation_id)
+        return await self._done(request, on_conflict=on_conflict)
+
+    async def _done(self, request: Asked, **options: Any) -> RewindReport:
+        planned = self.rewinder.planned(request, self.sink, at_once=self.at_once)
+        async with planned as opened:
+            again = RewindPlan.of_body(opened.plan.body())
+            self.world.clock.advance(10)
+            return await opened.apply(again, **options)
 
     async def log_rows(self, target: str = "latest") -> dict[str, set[str]]:
         """What the log says the rows are, by table, as the database would write them."""

@@ -20,7 +20,12 @@ def at(us: int) -> str:
 
 
 async def resolve(world: World, target: str) -> Resolution:
-    return await world.resolver.resolve(await world.archive.view(world.log), target)
+    view = await world.archive.view(world.log)
+    found = await world.resolver.resolve(view, target)
+    if target == "latest":
+        newest = await world.resolver.newest(view)
+        assert (newest.cut, newest.torn, newest.gaps) == (found.cut, found.torn, found.gaps)
+    return found
 
 
 @pytest.fixture(params=["tail", "sealed", "both"])

@@ -26,8 +26,9 @@ from pitr.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from pitr.domain.manifest import GENESIS_HASH
 from pitr.domain.rewind.columns import ColumnRules
 from pitr.domain.rewind.plan import RewindPlan
+from pitr.services.rewind.requests import RewindRequest
 from tests.conftest import START_US, ManualClock
-from tests.services.rewinding import AppDatabase, app_database, counts
+from tests.services.rewinding import AppDatabase, app_database, both_ways, counts
 from tests.services.world import World
 
 SHOP = """
@@ -57,8 +58,11 @@ async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def shop(world: World, database: str) -> AsyncIterator[AppDatabase]:
+async def shop(
+    world: World, database: str, request: pytest.FixtureRequest
+) -> AsyncIterator[AppDatabase]:
     async with app_database(world, database, SHOP, SHOP_KEYS) as app:
+        app.at_once = getattr(request, "param", "") == "one go"
         await app.step(
             "INSERT INTO customers VALUES (1, 'ada', NULL), (2, 'bob', 1), (3, 'eve', 3)",
             "INSERT INTO orders (customer, price) VALUES (1, 10), (2, 20), (2, 30)",
@@ -83,6 +87,7 @@ async def test_what_happened_since_is_taken_back_and_nothing_else(shop: AppDatab
     assert await shop.sql.fetchval("SELECT xmin::text FROM customers WHERE id = 1") == xmin
 
 
+@both_ways
 async def test_a_rewind_is_part_of_history_and_can_be_undone_and_that_too(
     shop: AppDatabase,
 ) -> None:
@@ -130,13 +135,17 @@ async def test_an_undo_touches_only_the_rows_of_its_rewind(shop: AppDatabase) ->
         await shop.undo("nothing")
 
 
-async def test_values_of_unique_indexes_are_swapped(world: World, database: str) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_values_of_unique_indexes_are_swapped(
+    world: World, database: str, at_once: bool
+) -> None:
     setup = """
     CREATE TABLE t (id int PRIMARY KEY, a text UNIQUE, b int UNIQUE DEFERRABLE, c int, kept text);
     CREATE UNIQUE INDEX partial ON t (lower(a)) WHERE c > 0;
     CREATE TABLE child (id int PRIMARY KEY, a text REFERENCES t (a) ON UPDATE CASCADE);
     """
     async with app_database(world, database, setup, {"t": "id", "child": "id"}) as app:
+        app.at_once = at_once
         target = await app.step(
             "INSERT INTO t SELECT n, 'a' || n, n, n FROM generate_series(1, 4) n",
             "INSERT INTO child SELECT n, 'a' || n FROM generate_series(1, 4) n",
@@ -181,7 +190,10 @@ async def test_rows_that_refer_to_each_other_in_circles(world: World, database: 
         assert await app.rows() == after
 
 
-async def test_triggers_do_not_fire_and_are_as_they_were(world: World, database: str) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_triggers_do_not_fire_and_are_as_they_were(
+    world: World, database: str, at_once: bool
+) -> None:
     setup = """
     CREATE TABLE t (id int PRIMARY KEY, v text);
     CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
@@ -189,6 +201,7 @@ async def test_triggers_do_not_fire_and_are_as_they_were(world: World, database:
     CREATE TABLE p_high PARTITION OF p FOR VALUES FROM (10) TO (20);
     """
     async with app_database(world, database, setup, {"t": "id", "p": "id"}) as app:
+        app.at_once = at_once
         target = await app.step("INSERT INTO t VALUES (1, 'x')", "INSERT INTO p VALUES (1, 'x')")
         await app.step("UPDATE t SET v = 'y'", "UPDATE p SET v = 'y', id = 11")
         await app.sql.execute(
@@ -211,6 +224,7 @@ async def test_triggers_do_not_fire_and_are_as_they_were(world: World, database:
         assert await app.sql.fetch(triggers) == before
 
 
+@both_ways
 async def test_sequences_move_past_what_is_put_back(shop: AppDatabase) -> None:
     [(target, _)] = shop.moments
     await shop.step("DELETE FROM orders")
@@ -223,7 +237,10 @@ async def test_sequences_move_past_what_is_put_back(shop: AppDatabase) -> None:
     assert await shop.sql.fetchval("INSERT INTO orders (customer) VALUES (1) RETURNING id") == 4
 
 
-async def test_a_truncated_and_partitioned_table_comes_back(world: World, database: str) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_truncated_and_partitioned_table_comes_back(
+    world: World, database: str, at_once: bool
+) -> None:
     setup = """
     CREATE TABLE p (region text, id int, v jsonb, PRIMARY KEY (region, id))
         PARTITION BY LIST (region);
@@ -232,6 +249,7 @@ async def test_a_truncated_and_partitioned_table_comes_back(world: World, databa
     CREATE TABLE p_rest PARTITION OF p DEFAULT;
     """
     async with app_database(world, database, setup, {"p": "region,id"}) as app:
+        app.at_once = at_once
         target = await app.step(
             "INSERT INTO p SELECT 'eu', n, '{\"n\": 1.10}' FROM generate_series(1, 20) n",
             "INSERT INTO p VALUES ('us', 1, NULL)",
@@ -320,6 +338,7 @@ async def test_columns_on_one_side_only_go_by_the_rule_that_is_shown(
         assert counts(await app.plan(target, rules=ColumnRules(gone="drop"))) == {"t": (0, 2, 0)}
 
 
+@both_ways
 async def test_rows_that_changed_outside_the_log_are_never_overwritten_silently(
     shop: AppDatabase,
 ) -> None:
@@ -402,6 +421,7 @@ async def test_a_plan_that_does_not_hold_any_more_is_refused(
 PitrErrors = (Conflict, InvalidRequest)
 
 
+@both_ways
 async def test_a_part_is_taken_back_if_it_stands_by_itself(shop: AppDatabase) -> None:
     [(target, _)] = shop.moments
     await shop.step(
@@ -424,6 +444,7 @@ async def test_a_part_is_taken_back_if_it_stands_by_itself(shop: AppDatabase) ->
         await shop.plan(target, collections=frozenset({"public.nothing"}))
 
 
+@both_ways
 async def test_rows_that_stay_keep_what_they_refer_to(shop: AppDatabase) -> None:
     """Also where the referring table is in no log at all."""
     [(target, _)] = shop.moments
@@ -547,10 +568,87 @@ async def test_a_killed_rewind_leaves_everything_as_it_was(
     assert await shop.rows() == before
 
 
+async def test_one_go_that_is_killed_leaves_everything_as_it_was(
+    shop: AppDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its look and its writing are one transaction."""
+    [(target, before)] = shop.moments
+    await shop.step("DELETE FROM customers WHERE id = 2", "UPDATE orders SET price = 3")
+    after, shop.at_once = await shop.rows(), True
+    killer, sink = Killer(monkeypatch, shop.url), shop.sink
+    shop.sink = _armed(sink, killer, 1_000)
+    done = await shop.rewind(target)
+    total, shop.sink = killer.statements, sink
+    assert await shop.rows() == before and total > 50
+    await shop.undo(done.operation_id)
+    for left in [5, total // 2, total - 12, total - 1]:
+        shop.sink = _armed(sink, killer, left)
+        with pytest.raises(Unavailable):
+            await shop.rewind(target)
+        assert await shop.rows() == after, left
+    shop.sink = _armed(sink, killer, total - 1, after=True)
+    await shop.rewind(target)
+    assert await shop.rows() == before
+
+
+async def test_in_one_go_nobody_writes_between_the_plan_and_its_end(shop: AppDatabase) -> None:
+    [(target, before)] = shop.moments
+    await shop.step("UPDATE orders SET price = 3")
+    after = await shop.rows()
+    request = RewindRequest(log=shop.world.log, target=target)
+    await shop.sql.execute("SET lock_timeout = '100ms'")
+    for at_once in (True, False):
+        async with shop.rewinder.planned(request, shop.sink, at_once=at_once) as opened:
+            written = shop.sql.execute("UPDATE orders SET price = price WHERE id = 1")
+            if at_once:
+                with pytest.raises(asyncpg.LockNotAvailableError):
+                    await written
+            else:
+                await written
+            assert opened.plan.row_count == 3 and await shop.rows() == after
+        # Nobody applied it, so nothing happened, and nothing is locked.
+        assert await shop.told() and await shop.rows() == after
+        async with shop.sql.transaction():
+            await shop.sql.execute("LOCK TABLE orders, customers, lines")
+    async with shop.rewinder.planned(request, shop.sink, at_once=True) as opened:
+        with pytest.raises(Conflict, match="another restore"):
+            await shop.rewind(target)
+        report = await opened.apply(opened.plan, actor="ana", reason="oops")
+        assert await shop.rows() == before
+    found = await shop.world.catalog.operations(shop.world.log)
+    [own] = [each for each in found if each["operation_id"] == report.operation_id]
+    assert (own["outcome"], own["actor"], own["reason"]) == ("done", "ana", "oops")
+    assert own["detail"]["xid"] and {each["outcome"] for each in found} == {"done", "failed"}
+
+
 def _armed(sink: PostgresRewind, killer: Killer, left: int, *, after: bool = False) -> Any:
     """The sink, whose connection alone is ended."""
 
+    class ArmedHeld:
+        def __init__(self, held: Any, left: int) -> None:
+            self.held, self.sight, self.left = held, held.sight, left
+
+        async def rewind(self, **rest: Any) -> Any:
+            killer.left = self.left
+            try:
+                return await self.held.rewind(**rest)
+            finally:
+                killer.left = -1
+
     class Armed:
+        position, outcome = sink.position, sink.outcome
+        kept = contextlib.nullcontext  # else one that was kept is tried out first: one more
+
+        @contextlib.asynccontextmanager
+        async def holding(self, *args: Any, **rest: Any) -> AsyncIterator[Any]:
+            killer.arm(left, after=after)
+            try:
+                async with sink.holding(*args, **rest) as held:
+                    still, killer.left = killer.left, -1
+                    yield ArmedHeld(held, still)
+            finally:
+                killer.left = -1
+
         async def rewind(self, *args: Any, **rest: Any) -> Any:
             killer.arm(left, after=after)
             try:
@@ -667,10 +765,10 @@ step = st.one_of(
     max_examples=15 if os.environ.get("HYPOTHESIS_PROFILE") == "ci" else 6,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(steps=st.lists(step, min_size=6, max_size=12), is_owner=st.booleans())
-def test_any_moment_comes_back(zoo: Zoo, steps: list[Any], is_owner: bool) -> None:
+@given(steps=st.lists(step, min_size=6, max_size=12), is_owner=st.booleans(), at_once=st.booleans())
+def test_any_moment_comes_back(zoo: Zoo, steps: list[Any], is_owner: bool, at_once: bool) -> None:
     """An owner who is no superuser may be refused, and then nothing has changed."""
-    zoo.run(steps, is_owner=is_owner)
+    zoo.run(steps, is_owner=is_owner, at_once=at_once)
 
 
 class Zoo:
@@ -681,10 +779,10 @@ class Zoo:
         self.url, self.catalog_url, self.folder = url, catalog_url, folder
         self.owner = f"owner_{uuid4().hex[:8]}"
 
-    def run(self, steps: list[Any], *, is_owner: bool) -> None:
-        self.runner.run(self._run(steps, is_owner))
+    def run(self, steps: list[Any], *, is_owner: bool, at_once: bool) -> None:
+        self.runner.run(self._run(steps, is_owner, at_once))
 
-    async def _run(self, steps: list[Any], is_owner: bool) -> None:
+    async def _run(self, steps: list[Any], is_owner: bool, at_once: bool) -> None:
         catalog = await PostgresCatalog.open(self.catalog_url, migrations=migrations_folder())
         log = f"log-{uuid4().hex[:12]}"
         await catalog.create_log(log, uid=log, created_us=START_US, manifest_hash=GENESIS_HASH)
@@ -693,6 +791,7 @@ class Zoo:
         setup = f"DROP SCHEMA IF EXISTS told CASCADE; DROP TABLE IF EXISTS a, b, c; {ZOO}"
         try:
             async with app_database(world, self.url, setup, ZOO_KEYS) as app:
+                app.at_once = at_once
                 if is_owner:
                     await app.sql.execute(
                         f"ALTER TABLE a OWNER TO {self.owner}; ALTER TABLE b OWNER TO {self.owner};"

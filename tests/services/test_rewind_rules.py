@@ -26,7 +26,7 @@ from pitr.domain.rewind.plan import RewindPlan
 from pitr.services.rewind.rewinder import RewindReport
 from tests.changes import batch, draft
 from tests.conftest import START_US, ManualClock
-from tests.services.rewinding import AppDatabase, app_database, counts
+from tests.services.rewinding import AppDatabase, app_database, both_ways, counts
 from tests.services.world import World
 
 SHOP = """
@@ -51,8 +51,11 @@ async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def shop(world: World, database: str) -> AsyncIterator[AppDatabase]:
+async def shop(
+    world: World, database: str, request: pytest.FixtureRequest
+) -> AsyncIterator[AppDatabase]:
     async with app_database(world, database, SHOP, SHOP_KEYS) as app:
+        app.at_once = getattr(request, "param", "") == "one go"
         await app.step(
             "INSERT INTO customers VALUES (1, 'ada', NULL), (2, 'bob', 1), (3, 'eve', 2)",
             "INSERT INTO orders VALUES (1, 'ada', 10), (2, 'bob', 20), (3, 'eve', 30)",
@@ -230,6 +233,7 @@ async def test_rows_that_meet_a_condition_then_or_now(shop: AppDatabase) -> None
 # References --------------------------------------------------------------------------------------
 
 
+@both_ways
 async def test_missing_parents_are_listed_or_brought_along(shop: AppDatabase) -> None:
     [(target, before)] = shop.moments
     await shop.step(
@@ -346,6 +350,7 @@ async def test_rare_constraints_are_checked_for_what_is_written(
 # Whole tables ------------------------------------------------------------------------------------
 
 
+@both_ways
 async def test_a_scan_finds_what_the_log_was_never_told(shop: AppDatabase) -> None:
     [(target, before)] = shop.moments
     await shop.step(
@@ -437,6 +442,7 @@ async def test_the_echo_of_a_rewind_is_nobodys_change(shop: AppDatabase) -> None
     assert await shop.rows() == after
 
 
+@both_ways
 async def test_what_came_after_the_echo_stays_the_newest(shop: AppDatabase) -> None:
     """The app's stream may be faster than the rewind is in telling the log of itself."""
     [(target, _)] = shop.moments

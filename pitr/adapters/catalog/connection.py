@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from pitr.adapters.broken import broken_connections
 from pitr.adapters.cancelled import check_cancelled
 from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 
@@ -46,7 +47,8 @@ _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatal
 def translated() -> Iterator[None]:
     """Turn what asyncpg raises into pitr's families; anything else is a bug and stays itself."""
     try:
-        yield
+        with broken_connections():
+            yield
     except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
         check_cancelled(error)
         raise Conflict("another writer of the catalog won", cause=error) from error

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from pitr.adapters.broken import broken_connections
 from pitr.adapters.cancelled import check_cancelled
 from pitr.domain.errors import Conflict, InvalidRequest, NotFound, PitrError, Unavailable
 from pitr.domain.pgoutput.model import SESSION
@@ -71,7 +72,8 @@ appendix A); the rest are requests that the source refuses."""
 def translated() -> Iterator[None]:
     """Turn what asyncpg and the socket raise into the five families; the only place that does."""
     try:
-        yield
+        with broken_connections():
+            yield
     except PitrError:
         raise
     except asyncpg.PostgresError as error:

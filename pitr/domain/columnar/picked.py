@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -61,7 +62,7 @@ def picked(
     with opened(path) as file:
         searches = _searches(file, footers.footer(path).groups, keys)
         rows = list(chain.from_iterable(_found(file, search) for search in searches))
-        picks = zip(*(_values(file, rows, number) for number in numbers), strict=True)
+        picks = zip(*(_values_of_many(file, rows, number) for number in numbers), strict=True)
         return [
             (row.collection.decode(), row.key.decode(), pick)
             for row, pick in zip(rows, picks, strict=True)
@@ -97,6 +98,9 @@ class Picks:
                 del self._bytes[oldest]
         return found
 
+
+MANY_ROWS: Final = 64
+"""Rows from which on it is worth the while to read by two threads."""
 
 ROW_BYTES: Final = 500
 """What a picked row takes beside its values, about."""
@@ -187,6 +191,20 @@ def _found(file: int, search: _Search) -> Iterator[_Row]:
 
 
 # What they have ---------------------------------------------------------------------------------
+
+
+def _values_of_many(file: int, rows: Sequence[_Row], column: int) -> list[Any]:
+    """Return what ``_values`` does; of many rows by two threads, as each has a page of its own.
+
+    To read, check and decompress pages is most of the work, and needs no lock of the interpreter.
+    """
+    if len(rows) < MANY_ROWS:
+        return _values(file, rows, column)
+    half = len(rows) // 2
+    with ThreadPoolExecutor(1, thread_name_prefix="picks") as beside:
+        later = beside.submit(_values, file, rows[half:], column)
+        found = _values(file, rows[:half], column)
+        return found + later.result()
 
 
 def _values(file: int, rows: Sequence[_Row], column: int) -> list[Any]:

@@ -53,6 +53,35 @@ async def nobody(xid: str, rewound: Rewound) -> None:
     """Where no one has to be told."""
 
 
+class HeldRewind(Protocol):
+    """A rewind that was looked at, and whose tables are locked meanwhile: it needs no other look.
+
+    It ends without a trace if it is not done.
+    """
+
+    @property
+    def sight(self) -> Sight:
+        """What was seen."""
+        ...
+
+    async def rewind(
+        self,
+        *,
+        on_conflict: OnConflict,
+        says: Says,
+        committing: Committing = nobody,
+        folder: Path | None = None,
+    ) -> Rewound:
+        """Take the rows back, as ``RewindSink.rewind`` does; once, and then it is over.
+
+        Raises:
+            Conflict: Rows are not what the log says, or would refer to rows that are not there.
+            InvalidRequest: A row does not fit its table.
+            Unavailable: The database did not answer.
+        """
+        ...
+
+
 class RewindSink(Protocol):
     """A database whose rows are taken back, in one transaction."""
 
@@ -89,6 +118,25 @@ class RewindSink(Protocol):
         Raises:
             InvalidRequest: A table is not there, has no such key, or its columns do not fit.
             Unavailable: The database does not answer.
+        """
+        ...
+
+    def holding(
+        self,
+        works: Sequence[Work],
+        rules: ColumnRules,
+        *,
+        known: Mapping[str, TableSchema | None] | None = None,
+        references_max: int = REFERENCES_SHOWN,
+    ) -> AbstractAsyncContextManager[HeldRewind]:
+        """Lock the tables, see what a rewind finds, and do it where it was seen, or not at all.
+
+        Nobody else writes to them meanwhile, so nobody should be asked meanwhile. See ``look``.
+
+        Raises:
+            Conflict: Another restore runs in the database.
+            InvalidRequest: A table is not there, has no such key, or its columns do not fit.
+            Unavailable: The database does not answer, or a table is locked by somebody else.
         """
         ...
 

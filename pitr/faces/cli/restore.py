@@ -50,7 +50,8 @@ async def restore(
         check_stdout(run, into)
     async with run.app() as app:
         request = await reached(run, app, request, patience_us=patience_us)
-        async with app.plans.planned(request, into, who.who(run)) as opened:
+        made = app.plans.planned(request, into, who.who(run), at_once=how.yes and not dry_run)
+        async with made as opened:
             if dry_run:
                 return planned(run, opened, None)
             return await applied(run, opened, how)

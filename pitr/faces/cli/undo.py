@@ -40,8 +40,11 @@ async def undo(
 
     if not (plan_only or output):
         check_can_ask(run, Into(place=place.into or "", mode="rewind"), how)
+    at_once = how.yes and not (plan_only or output)
     async with run.app() as app:
-        made = app.plans.undoing(run.log, operation, place.into, rules.rules(), who.who(run))
+        made = app.plans.undoing(
+            run.log, operation, place.into, rules.rules(), who.who(run), at_once=at_once
+        )
         return await _done(run, made, how, output, plan_only=plan_only)
 
 
@@ -74,7 +77,13 @@ async def revert_tx(
         check_can_ask(run, into, how)
     async with run.app() as app:
         made = app.plans.reverting(
-            run.log, tx, into, rules.rules(), who.who(run), accept_gaps=accept_gaps
+            run.log,
+            tx,
+            into,
+            rules.rules(),
+            who.who(run),
+            accept_gaps=accept_gaps,
+            at_once=how.yes and not (plan_only or output),
         )
         return await _done(run, made, how, output, plan_only=plan_only)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pitr.domain.catalog import Catalog
@@ -13,11 +14,11 @@ from pitr.domain.columnar.scan import newest_changes, overtaken, transaction_spa
 from pitr.domain.errors import Conflict
 from pitr.domain.limits import Limits
 from pitr.domain.log import LogView
+from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.plan import is_own
 from pitr.domain.ports import Clock
-from pitr.domain.rewind.columns import ColumnRules
 from pitr.domain.rewind.plan import RewindPlan, does, plan_hash
-from pitr.domain.rewind.ports import RewindSink
+from pitr.domain.rewind.ports import HeldRewind, RewindSink
 from pitr.domain.rewind.scope import CutWithTorn, Scope
 from pitr.domain.rewind.sight import REFERENCES_SHOWN, Sight
 from pitr.domain.rewind.transaction import AppTransaction, check_not_overtaken, the_transaction
@@ -34,7 +35,7 @@ from pitr.services.rewind.asked import (
 from pitr.services.rewind.difference import DifferenceReader, Differing
 from pitr.services.rewind.log import captured_by
 from pitr.services.rewind.parents import BROUGHT_MAX, ROUNDS_MAX, parents_then
-from pitr.services.rewind.requests import RevertRequest, RewindRequest
+from pitr.services.rewind.requests import Asked, RevertRequest, RewindRequest, UndoRequest
 from pitr.services.rewind.seen import (
     gap_document,
     seen_document,
@@ -46,6 +47,27 @@ from pitr.services.rewind.undo import operation_of, traces_of
 from pitr.services.rewind.waiting import awaited
 
 OVERTAKEN_SHOWN: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A plan with what it was made from, all of it still there, and the tables locked."""
+
+    plan: RewindPlan
+    view: LogView
+    differing: Differing
+    held: HeldRewind
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a plan is made from. ``notes`` are on what was waited for."""
+
+    view: LogView
+    scope: Scope
+    seen: dict[str, Any]
+    notes: Sequence[str]
+    with_references: bool = False
 
 
 class Planner:
@@ -66,15 +88,36 @@ class Planner:
         self._clock = clock
         self._reader = DifferenceReader(archive, limits=limits)
 
-    async def plan(self, request: RewindRequest, sink: RewindSink) -> RewindPlan:
-        """Plan to take rows back to a moment; see ``Rewinder.plan``."""
+    async def plan(self, request: Asked, sink: RewindSink) -> RewindPlan:
+        """Plan what is asked for; see ``Rewinder``."""
+        plan, *_ = await self._planned(await self._found(request, sink), sink, hold=None)
+        return plan
+
+    async def ready(self, request: Asked, sink: RewindSink, hold: AsyncExitStack) -> Ready:
+        """Plan what is asked for, with everything kept in ``hold`` that it takes to do it."""
+        found = await self._found(request, sink)
+        plan, differing, held = await self._planned(found, sink, hold=hold)
+        assert held is not None, "it was asked for"
+        return Ready(plan=plan, view=found.view, differing=differing, held=held)
+
+    async def _found(self, request: Asked, sink: RewindSink) -> _Found:
+        match request:
+            case RewindRequest():
+                return await self._rewind(request, sink)
+            case UndoRequest():
+                return await self._undo(request, sink)
+            case RevertRequest():
+                return await self._revert(request, sink)
+
+    async def _rewind(self, request: RewindRequest, sink: RewindSink) -> _Found:
+        """Take rows back to a moment."""
         check_request(request)
         notes = await awaited(self._catalog, request.log, sink, wait_us=request.wait_us)
         view = await self._archive.view(request.log)
         asked = asked_collections(request)
         check_known(view, asked)
         then = await self._resolver.resolve(view, request.target)
-        now = await self._resolver.resolve(view, "latest")
+        now = await self._resolver.newest(view)
         gaps = accepted_gaps((then, now), asked, accept=request.accept_gaps)
         scope = Scope(
             kind="rewind",
@@ -89,21 +132,12 @@ class Planner:
             rules=request.rules,
         )
         seen = {"target": target_document(then), "gaps": [gap_document(gap) for gap in gaps]}
-        return await self._planned(
-            view, scope, sink, seen, notes, with_references=request.with_references
-        )
+        return _Found(view, scope, seen, notes, request.with_references)
 
-    async def plan_undo(
-        self,
-        log: str,
-        operation_id: str,
-        sink: RewindSink,
-        *,
-        rules: ColumnRules,
-        wait_us: int,
-    ) -> RewindPlan:
-        """Plan to undo a rewind; see ``Rewinder.plan_undo``."""
-        notes = await awaited(self._catalog, log, sink, wait_us=wait_us)
+    async def _undo(self, request: UndoRequest, sink: RewindSink) -> _Found:
+        """Undo a rewind."""
+        log, operation_id = request.log, request.operation_id
+        notes = await awaited(self._catalog, log, sink, wait_us=request.wait_us)
         operation = await operation_of(self._catalog, log, operation_id)
         view = await self._archive.view(log)
         traces = await traces_of(self._archive, view, operation)
@@ -116,13 +150,12 @@ class Planner:
             then=CutWithTorn.of(then),
             now=CutWithTorn.of(now),
             operation=operation_id,
-            rules=rules,
+            rules=request.rules,
         )
-        seen = {"target": target_document(then), "gaps": []}
-        return await self._planned(view, scope, sink, seen, notes)
+        return _Found(view, scope, {"target": target_document(then), "gaps": []}, notes)
 
-    async def plan_revert(self, request: RevertRequest, sink: RewindSink) -> RewindPlan:
-        """Plan to undo one transaction of the app; see ``Rewinder.plan_revert``."""
+    async def _revert(self, request: RevertRequest, sink: RewindSink) -> _Found:
+        """Undo one transaction of the app."""
         notes = await awaited(self._catalog, request.log, sink, wait_us=request.wait_us)
         view = await self._archive.view(request.log)
         transaction = await self._transaction(view, request.tx)
@@ -145,12 +178,12 @@ class Planner:
             "gaps": [gap_document(gap) for gap in gaps],
             "transaction": transaction_document(transaction, then.next),
         }
-        return await self._planned(view, scope, sink, seen, notes)
+        return _Found(view, scope, seen, notes)
 
     async def _transaction(self, view: LogView, tx: str) -> AppTransaction:
         paths = await self._archive.verified(view.segments)
         spans = await asyncio.to_thread(transaction_spans, paths, view.tail, tx)
-        latest = await self._resolver.resolve(view, "latest")
+        latest = await self._resolver.newest(view)
         transaction = the_transaction(
             tx,
             spans,
@@ -175,26 +208,32 @@ class Planner:
     # What all plans have in common --------------------------------------------------------------
 
     async def _planned(
-        self,
-        view: LogView,
-        scope: Scope,
-        sink: RewindSink,
-        seen: dict[str, Any],
-        notes: Sequence[str],
-        *,
-        with_references: bool = False,
-    ) -> RewindPlan:
+        self, found: _Found, sink: RewindSink, *, hold: AsyncExitStack | None
+    ) -> tuple[RewindPlan, Differing, HeldRewind | None]:
+        """Plan; where there is a ``hold``, what it takes to do it stays open in there."""
+        view, scope = found.view, found.scope
         for _ in range(ROUNDS_MAX):
-            async with self._reader.differing(view, scope) as differing:
-                sight = await self._looked(view, scope, sink, differing, with_references)
+            async with AsyncExitStack() as opened:
+                differing = await opened.enter_async_context(self._reader.differing(view, scope))
+                looking = replace(found, scope=scope)
+                if hold is None:
+                    held, sight = None, await self._looked(looking, sink, differing)
+                else:
+                    held = await self._held(looking, sink, differing, opened)
+                    sight = held.sight
                 brought = frozenset[tuple[str, str]]()
-                if with_references and sight.missing:
-                    found = await parents_then(
+                if found.with_references and sight.missing:
+                    parents = await parents_then(
                         self._archive, view, scope.then, sight.missing, differing.differences
                     )
-                    brought = scope.brought | found
+                    brought = scope.brought | parents
                 if brought <= scope.brought:
-                    return await self._document(view, scope, differing, sight, seen, notes)
+                    plan = await self._document(
+                        view, scope, differing, sight, found.seen, found.notes
+                    )
+                    if hold is not None:
+                        await hold.enter_async_context(opened.pop_all())
+                    return plan, differing, held
                 _check_few(len(brought))
                 scope = replace(scope, brought=brought)
         raise Conflict(
@@ -203,22 +242,30 @@ class Planner:
             generations_max=ROUNDS_MAX,
         )
 
-    async def _looked(
-        self,
-        view: LogView,
-        scope: Scope,
-        sink: RewindSink,
-        differing: Differing,
-        with_references: bool,
-    ) -> Sight:
-        schemas = await self._reader.schemas(view, scope.now)
-        known = {name: schemas.get(name) for name in known_collections(view) if not is_own(name)}
+    async def _looked(self, found: _Found, sink: RewindSink, differing: Differing) -> Sight:
         return await sink.look(
             differing.works,
-            scope.rules,
-            known=known,
-            references_max=BROUGHT_MAX + 1 if with_references else REFERENCES_SHOWN,
+            found.scope.rules,
+            known=await self._known(found),
+            references_max=_references_max(found),
         )
+
+    async def _held(
+        self, found: _Found, sink: RewindSink, differing: Differing, opened: AsyncExitStack
+    ) -> HeldRewind:
+        holding = sink.holding(
+            differing.works,
+            found.scope.rules,
+            known=await self._known(found),
+            references_max=_references_max(found),
+        )
+        return await opened.enter_async_context(holding)
+
+    async def _known(self, found: _Found) -> dict[str, TableSchema | None]:
+        """The collections of the log, with what their tables are."""
+        schemas = await self._reader.schemas(found.view, found.scope.now)
+        names = known_collections(found.view)
+        return {name: schemas.get(name) for name in names if not is_own(name)}
 
     async def _document(
         self,
@@ -283,6 +330,10 @@ def _documents_now(
                 if (collection, key) in rows:
                     found[collection, key] = after.encode()
     return found
+
+
+def _references_max(found: _Found) -> int:
+    return BROUGHT_MAX + 1 if found.with_references else REFERENCES_SHOWN
 
 
 def _check_few(count: int) -> None:

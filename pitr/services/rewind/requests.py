@@ -41,6 +41,16 @@ class RewindRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UndoRequest:
+    """Undo a rewind: its rows, and no others, as they were before it."""
+
+    log: str
+    operation_id: str
+    rules: ColumnRules = field(default_factory=ColumnRules)
+    wait_us: int = WAIT_US
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevertRequest:
     """Undo what one transaction of the app did, and nothing else; ``tx`` is its id in the log."""
 
@@ -49,3 +59,6 @@ class RevertRequest:
     rules: ColumnRules = field(default_factory=ColumnRules)
     accept_gaps: bool = False
     wait_us: int = WAIT_US
+
+
+Asked = RewindRequest | UndoRequest | RevertRequest

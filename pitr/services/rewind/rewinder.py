@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.errors import Conflict, PitrError
@@ -12,9 +14,9 @@ from pitr.domain.limits import Limits
 from pitr.domain.ports import Clock
 from pitr.domain.rewind.columns import ColumnRules
 from pitr.domain.rewind.plan import RewindPlan, check_same, does, reason_of
-from pitr.domain.rewind.ports import RewindSink, Rewound, Says
+from pitr.domain.rewind.ports import Committing, RewindSink, Rewound, Says
 from pitr.domain.rewind.scope import CutWithTorn
-from pitr.domain.rewind.sight import OnConflict, Sight
+from pitr.domain.rewind.sight import OnConflict, Place, Sight
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
 from pitr.services.lease import Leases
@@ -24,9 +26,15 @@ from pitr.services.rewind.aftermath import Aftermath, noted
 from pitr.services.rewind.difference import DifferenceReader, Differing
 from pitr.services.rewind.log import RewindLog, captured_by
 from pitr.services.rewind.overtaken import put_right
-from pitr.services.rewind.planner import Planner
+from pitr.services.rewind.planner import Planner, Ready
 from pitr.services.rewind.record import Run, begun, marked, rewound_document, told_document
-from pitr.services.rewind.requests import WAIT_US, RevertRequest, RewindRequest
+from pitr.services.rewind.requests import (
+    WAIT_US,
+    Asked,
+    RevertRequest,
+    RewindRequest,
+    UndoRequest,
+)
 from pitr.services.rewind.waiting import awaited
 
 
@@ -51,6 +59,29 @@ class RewindReport:
     def row_count(self) -> int:
         """Rows written."""
         return sum(each.count for each in self.rewound.written.values())
+
+
+class Applying(Protocol):
+    """Does what a plan says, as ``Rewinder.apply``."""
+
+    def __call__(
+        self,
+        plan: RewindPlan,
+        *,
+        on_conflict: OnConflict = "refuse",
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Awaitable[RewindReport]:
+        """Do it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRewind:
+    """A plan, and how it is applied: to ``apply`` may be given more of what a plan has seen."""
+
+    plan: RewindPlan
+    apply: Applying
 
 
 class Rewinder:
@@ -92,9 +123,7 @@ class Rewinder:
             NotFound: A collection or the target does not exist.
             InvalidRequest: Rows have no key, or columns exist on one side only.
         """
-        async with self._reading(request.log):
-            notes = await self._aftermath.settle(request.log, sink)
-            return noted(await self._planner.plan(request, sink), notes)
+        return await self._plan(request, sink)
 
     async def plan_undo(
         self,
@@ -113,12 +142,10 @@ class Rewinder:
             NotFound: There is no such rewind.
             Conflict: It did not end well, or the log does not have all of its changes yet.
         """
-        async with self._reading(log):
-            notes = await self._aftermath.settle(log, sink)
-            plan = await self._planner.plan_undo(
-                log, operation_id, sink, rules=rules or ColumnRules(), wait_us=wait_us
-            )
-            return noted(plan, notes)
+        request = UndoRequest(
+            log=log, operation_id=operation_id, rules=rules or ColumnRules(), wait_us=wait_us
+        )
+        return await self._plan(request, sink)
 
     async def plan_revert(
         self,
@@ -143,9 +170,37 @@ class Rewinder:
         request = RevertRequest(
             log=log, tx=tx, rules=rules or ColumnRules(), accept_gaps=accept_gaps, wait_us=wait_us
         )
-        async with self._reading(log):
-            notes = await self._aftermath.settle(log, sink)
-            return noted(await self._planner.plan_revert(request, sink), notes)
+        return await self._plan(request, sink)
+
+    async def _plan(self, request: Asked, sink: RewindSink) -> RewindPlan:
+        async with self._reading(request.log):
+            notes = await self._aftermath.settle(request.log, sink)
+            return noted(await self._planner.plan(request, sink), notes)
+
+    @asynccontextmanager
+    async def planned(
+        self, request: Asked, sink: RewindSink, *, at_once: bool
+    ) -> AsyncIterator[PlannedRewind]:
+        """Plan, to apply it while this is open.
+
+        Args:
+            at_once: Nobody is asked in between. Then the tables are locked from the first look at
+                them on, and what was looked at is done: no other look is needed. Otherwise nothing
+                is locked, and to apply it is to check all of it again.
+
+        Raises:
+            PitrError: As ``plan``, ``plan_undo`` and ``plan_revert``; with ``at_once`` also what
+                stands in the way of locking the tables.
+        """
+        async with sink.kept(), AsyncExitStack() as hold:
+            if not at_once:
+                plan = await self._plan(request, sink)
+                yield PlannedRewind(plan, partial(self.apply, sink=sink))
+                return
+            await hold.enter_async_context(self._reading(request.log))
+            notes = await self._aftermath.settle(request.log, sink)
+            ready = await self._planner.ready(request, sink, hold)
+            yield PlannedRewind(noted(ready.plan, notes), partial(self._apply_held, ready=ready))
 
     def _reading(self, log: str) -> AbstractAsyncContextManager[None]:
         return self._leases.reading(log, self._new_id(), kind="plan")
@@ -179,15 +234,30 @@ class Rewinder:
         async with self._operations.running(begun(run, state, started_us)) as running:
             waited = await self._ready(scope.log, sink, wait_us)
             view = await self._archive.view(scope.log)
-            latest = CutWithTorn.of(await self._resolver.resolve(view, "latest"))
+            latest = CutWithTorn.of(await self._resolver.newest(view))
             # An undo goes back from where the rewind left the rows; what came after is a conflict.
             now = latest if scope.kind == "rewind" else scope.now
             async with (
                 self._reader.differing(view, scope, now=now) as differing,
                 marked(self._catalog, self._clock, run),
             ):
-                rewound, appended, lanes, notes = await self._rewound(
-                    run, differing, sink, latest.seq_end
+                seen = list[Sight]()
+
+                def check(sight: Sight) -> None:
+                    seen.append(sight)
+                    check_same(plan.does, does(scope, differing.differences, sight))
+
+                rewound = await sink.rewind(
+                    differing.works,
+                    scope.rules,
+                    on_conflict=on_conflict,
+                    says=Says(reason=run.says, actor=run.actor),
+                    check=check,
+                    committing=self._committing(run),
+                    folder=differing.folder if scope.scan else None,
+                )
+                appended, lanes, notes = await self._told(
+                    run, differing, rewound, seen[0].place, latest.seq_end
                 )
             running.detail |= rewound_document(rewound) | told_document(lanes, appended)
         late = latest.seq_end - scope.now.seq_end
@@ -206,16 +276,46 @@ class Rewinder:
             notes=(*waited, *rewound.notes, *notes),
         )
 
-    async def _rewound(
-        self, run: Run, differing: Differing, sink: RewindSink, began: int
-    ) -> tuple[Rewound, int, dict[str, str], list[str]]:
-        """Change the database, then the log."""
-        scope, seen = run.plan.scope, list[Sight]()
+    async def _apply_held(
+        self,
+        plan: RewindPlan,
+        *,
+        ready: Ready,
+        on_conflict: OnConflict = "refuse",
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> RewindReport:
+        """Do what a plan says that was made a moment ago, under locks that still stand."""
+        scope, operation_id, started_us = plan.scope, self._new_id(), self._clock.now_us()
+        run = Run(plan, operation_id, on_conflict, actor, reason, reason_of(operation_id, reason))
+        async with self._operations.running(begun(run, ready.view.state, started_us)) as running:
+            async with marked(self._catalog, self._clock, run):
+                rewound = await ready.held.rewind(
+                    on_conflict=on_conflict,
+                    says=Says(reason=run.says, actor=run.actor),
+                    committing=self._committing(run),
+                    folder=ready.differing.folder if scope.scan else None,
+                )
+                appended, lanes, notes = await self._told(
+                    run,
+                    ready.differing,
+                    rewound,
+                    ready.held.sight.place,
+                    ready.view.state.seq_next,
+                )
+            running.detail |= rewound_document(rewound) | told_document(lanes, appended)
+        return RewindReport(
+            operation_id=operation_id,
+            plan=plan,
+            mark=run.mark,
+            rewound=rewound,
+            lanes=lanes,
+            appended=appended,
+            elapsed_us=self._clock.now_us() - started_us,
+            notes=(*rewound.notes, *notes),
+        )
 
-        def check(sight: Sight) -> None:
-            seen.append(sight)
-            check_same(run.plan.does, does(scope, differing.differences, sight))
-
+    def _committing(self, run: Run) -> Committing:
         async def committing(xid: str, rewound: Rewound) -> None:
             """Record what is about to be committed: whoever finds the record later can ask."""
             detail = rewound_document(rewound) | {
@@ -224,16 +324,14 @@ class Rewinder:
             }
             await self._operations.note(run.operation_id, detail)
 
-        rewound = await sink.rewind(
-            differing.works,
-            scope.rules,
-            on_conflict=run.on_conflict,
-            says=Says(reason=run.says, actor=run.actor),
-            check=check,
-            committing=committing,
-            folder=differing.folder if scope.scan else None,
-        )
-        captured = await captured_by(self._catalog, scope.log, seen[0].place)
+        return committing
+
+    async def _told(
+        self, run: Run, differing: Differing, rewound: Rewound, place: Place, began: int
+    ) -> tuple[int, dict[str, str], list[str]]:
+        """Tell the log of it, where nobody else does."""
+        scope = run.plan.scope
+        captured = await captured_by(self._catalog, scope.log, place)
         lanes = {work.collection: captured.get(work.collection) for work in differing.works}
         log = RewindLog(
             self._appender,
@@ -264,7 +362,7 @@ class Rewinder:
         except PitrError as error:
             # The database has committed: that cannot be taken back, so it is not called failed.
             notes.append(f"the log could not be told of the rewind ({error}); reconcile it")
-        return rewound, appended, {name: lane or log.lane for name, lane in lanes.items()}, notes
+        return appended, {name: lane or log.lane for name, lane in lanes.items()}, notes
 
     async def _ready(self, log: str, sink: RewindSink, wait_us: int) -> list[str]:
         """Find out what became of killed rewinds, and wait for the capture; return notes."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from pitr.adapters.broken import broken_connections
 from pitr.domain.errors import Conflict, InvalidRequest, NotFound, PitrError, Unavailable
 
 CONNECT_TIMEOUT_S: Final = 15
@@ -80,20 +81,17 @@ def shown(url: str) -> str:
 def translated(where: Where | None = None) -> Iterator[None]:
     """Turn what asyncpg and the socket raise into the five families; the only place that does."""
     try:
-        yield
+        with broken_connections():
+            yield
     except PitrError:
         raise
     except asyncpg.PostgresError as error:
         raise _family(error, where) from error
     except asyncpg.ClientConfigurationError as error:
         raise InvalidRequest("the database URL cannot be used", reason=error) from error
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise Unavailable("the database does not answer", reason=reason) from error
-    except RuntimeError as error:  # uvloop's word for a connection that is closed by now
-        if "handler is closed" not in str(error):
-            raise
-        raise Unavailable("the connection to the database broke", reason=error) from error
 
 
 _STATES: Final[Mapping[str, tuple[type[PitrError], str]]] = {

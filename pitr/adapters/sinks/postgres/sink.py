@@ -22,6 +22,7 @@ from pitr.adapters.sinks.postgres.infer import NOTHING_KNOWN
 from pitr.adapters.sinks.postgres.loading import Loader
 from pitr.adapters.sinks.postgres.looking import Looking
 from pitr.adapters.sinks.postgres.making import Maker, places_of
+from pitr.adapters.sinks.postgres.outcome import commit
 from pitr.adapters.sinks.postgres.sequences import move_sequences
 from pitr.adapters.sinks.postgres.tables import (
     JsonStrings,
@@ -34,7 +35,7 @@ from pitr.adapters.sinks.postgres.tables import (
     table_names,
 )
 from pitr.adapters.sinks.postgres.triggers import Triggers, check_deferred
-from pitr.domain.errors import Conflict, SinkNotEmpty, Unavailable
+from pitr.domain.errors import Conflict, SinkNotEmpty
 from pitr.domain.outlook import Outline, Outlook
 from pitr.domain.ports import Progress, RestorableState, SinkReport
 
@@ -120,7 +121,7 @@ class PostgresSink:
                 await restore.lock(names, json_strings=self._json_strings)
                 restore.check_empty(force=self._force)
                 await restore.run(names)
-            await _commit(transaction)
+            await commit(connection, transaction, self._url, what="restore")
             notes = [*restore.notes, *await _analyze(connection, restore.tables.values())]
         return SinkReport(rows=restore.rows, where=shown(self._url), notes=tuple(notes))
 
@@ -279,18 +280,6 @@ class _Restore:
             else:
                 self.notes.append(f"{key.child}: the foreign key {key.name} was not checked")
         self.notes += await check_deferred(self.connection, self.oids)
-
-
-async def _commit(transaction: asyncpg.transaction.Transaction) -> None:
-    try:
-        with translated():
-            await transaction.commit()
-    except Unavailable as error:
-        raise Unavailable(
-            "the connection broke at the commit, so the restore may have succeeded",
-            hint="look at the tables before you try again",
-            reason=error.facts.get("reason"),
-        ) from error
 
 
 async def _analyze(connection: asyncpg.Connection, tables: Iterable[Table]) -> list[str]:

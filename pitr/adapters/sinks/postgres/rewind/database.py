@@ -12,9 +12,11 @@ from typing import Final
 import asyncpg
 import orjson
 
+from pitr.adapters.broken import broken_connections
 from pitr.adapters.sinks.postgres.connection import connect, pin_settings, shown, translated
 from pitr.adapters.sinks.postgres.exclusive import exclude_others
 from pitr.adapters.sinks.postgres.foreign_keys import ForeignKey, foreign_keys
+from pitr.adapters.sinks.postgres.lasting import lasting_xid
 from pitr.adapters.sinks.postgres.rewind.checks import check_deferrable, check_foreign_keys
 from pitr.adapters.sinks.postgres.rewind.references import Broken
 from pitr.adapters.sinks.postgres.rewind.scan import ScanStage
@@ -57,7 +59,6 @@ SELECT datname::text, oid::bigint FROM pg_database WHERE datname = current_datab
 _SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 _LSN = "SELECT pg_current_wal_insert_lsn()::text"
 _AWAITED = "SELECT pg_logical_emit_message(true, 'pitr.awaited', '')"
-_XID = "SELECT pg_current_xact_id()::text"
 _OUTCOME = "SELECT pg_xact_status($1::text::xid8)"
 _SAYS = "SELECT pg_logical_emit_message(true, $1, $2::text)"
 
@@ -165,9 +166,25 @@ class PostgresRewind:
                     await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
                     rewind = await _Rewind.begun(connection, self._url, works, rules)
                     await rewind.stage()
-                    sight = await rewind.seen()
-                    broken = Broken(connection, rewind.tables, rewind.keys, references_max)
-                    return await broken.added_to(sight, known or {})
+                    return await rewind.seen(known or {}, references_max)
+
+    @asynccontextmanager
+    async def holding(
+        self,
+        works: Sequence[Work],
+        rules: ColumnRules,
+        *,
+        known: Mapping[str, TableSchema | None] | None = None,
+        references_max: int = REFERENCES_SHOWN,
+    ) -> AsyncIterator[_Held]:
+        """Look under the locks that it writes under. See ``RewindSink.holding``."""
+        async with self._connected() as connection:
+            with translated():
+                transaction, rewind = await self._locked(connection, works, rules)
+                await rewind.stage()
+                sight = await rewind.seen(known or {}, references_max)
+            yield _Held(self, transaction, rewind, sight)
+            await _given_up(connection, transaction)
 
     async def rewind(
         self,
@@ -183,28 +200,27 @@ class PostgresRewind:
         """Take the rows back, all of them or none. See ``RewindSink.rewind``."""
         async with self._connected() as connection:
             with translated():
-                transaction = connection.transaction()
-                await transaction.start()
-                await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
-                await exclude_others(connection)
-                await _lock(connection, works)
-                rewind = await _Rewind.begun(connection, self._url, works, rules)
+                transaction, rewind = await self._locked(connection, works, rules)
                 if not rewind.scans:
                     check(rewind.sight())
-                await rewind.triggers.silence(connection, rewind.oids)
-                await check_rules(connection, rewind.oids, replica=rewind.triggers.replica)
+                await rewind.quieten()
                 await rewind.stage()
                 if rewind.scans:
                     check(await rewind.scanned())
-                conflicts = await rewind.settle(on_conflict)
-                await rewind.say(says)
-                done = replace(await rewind.run(), conflicts=tuple(conflicts))
-                if folder is not None:
-                    done = replace(done, found=await rewind.keep_found(folder))
-                xid: str = await connection.fetchval(_XID)
-                await committing(xid, done)
-            await self._commit(transaction, xid)
+                xid, done = await rewind.done(on_conflict, says, committing, folder)
+            await self.commit(transaction, xid)
         return done
+
+    async def _locked(
+        self, connection: asyncpg.Connection, works: Sequence[Work], rules: ColumnRules
+    ) -> tuple[asyncpg.transaction.Transaction, _Rewind]:
+        """Begin a transaction that nobody writes beside."""
+        transaction = connection.transaction()
+        await transaction.start()
+        await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
+        await exclude_others(connection)
+        await _lock(connection, works)
+        return transaction, await _Rewind.begun(connection, self._url, works, rules)
 
     async def outcome(self, xid: str) -> str | None:
         """Tell what became of a transaction. See ``RewindSink.outcome``."""
@@ -216,7 +232,7 @@ class PostgresRewind:
                     return None
         return found
 
-    async def _commit(self, transaction: asyncpg.transaction.Transaction, xid: str) -> None:
+    async def commit(self, transaction: asyncpg.transaction.Transaction, xid: str) -> None:
         """Commit; where the connection breaks at that, ask the database what came of it."""
         try:
             with translated():
@@ -247,10 +263,53 @@ class PostgresRewind:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A rewind that was looked at, in the transaction that is to do it."""
+
+    sink: PostgresRewind
+    transaction: asyncpg.transaction.Transaction
+    work: _Rewind
+    sight: Sight
+
+    async def rewind(
+        self,
+        *,
+        on_conflict: OnConflict,
+        says: Says,
+        committing: Committing = nobody,
+        folder: Path | None = None,
+    ) -> Rewound:
+        """Take the rows back. See ``HeldRewind.rewind``."""
+        try:
+            with translated():
+                await self.work.quieten()
+                xid, done = await self.work.done(on_conflict, says, committing, folder)
+            await self.sink.commit(self.transaction, xid)
+        except Exception:
+            await _let_go(self.work.connection)
+            self.work.connection.terminate()  # whoever keeps it would go on in that transaction
+            raise
+        return done
+
+
+async def _given_up(
+    connection: asyncpg.Connection, transaction: asyncpg.transaction.Transaction
+) -> None:
+    """End the transaction, if it was not done, so that the connection can have another."""
+    try:
+        with translated():
+            if not connection.is_closed() and connection.is_in_transaction():
+                async with asyncio.timeout(ROLLBACK_S):
+                    await transaction.rollback()
+    except PitrError:
+        connection.terminate()
+
+
 async def _let_go(connection: asyncpg.Connection) -> None:
     """End the transaction, so that its locks are gone when the caller hears of what went wrong."""
     answered = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-    with suppress(*answered):
+    with suppress(*answered), broken_connections():
         if not connection.is_closed() and connection.is_in_transaction():
             async with asyncio.timeout(ROLLBACK_S):
                 await connection.execute("ROLLBACK")
@@ -287,6 +346,7 @@ class _Rewind:
     """One rewind under way, inside its transaction."""
 
     connection: asyncpg.Connection
+    url: str
     place: Place
     rules: ColumnRules
     tables: list[RewindTable]
@@ -307,6 +367,7 @@ class _Rewind:
         keys = await foreign_keys(connection, oids)
         return cls(
             connection=connection,
+            url=url,
             place=await _place(connection, url),
             rules=rules,
             tables=in_order(tables, keys),
@@ -360,8 +421,26 @@ class _Rewind:
             await stage.load(drop_gone=self.rules.gone == "drop")
             await stage.compare()
 
-    async def seen(self) -> Sight:
-        """What a plan shows."""
+    async def quieten(self) -> None:
+        """Keep triggers from firing; refuse rules, which cannot be kept from it."""
+        await self.triggers.silence(self.connection, self.oids)
+        await check_rules(self.connection, self.oids, replica=self.triggers.replica)
+
+    async def done(
+        self, on_conflict: OnConflict, says: Says, committing: Committing, folder: Path | None
+    ) -> tuple[str, Rewound]:
+        """Write what was staged; return the transaction's id, and what it is about to commit."""
+        conflicts = await self.settle(on_conflict)
+        await self.say(says)
+        done = replace(await self.run(), conflicts=tuple(conflicts))
+        if folder is not None:
+            done = replace(done, found=await self.keep_found(folder))
+        xid = await lasting_xid(self.connection, self.url)
+        await committing(xid, done)
+        return xid, done
+
+    async def seen(self, known: Mapping[str, TableSchema | None], references_max: int) -> Sight:
+        """What a plan shows; ``known`` are the collections of the log."""
         conflicts: list[RowConflict] = []
         counts, settled = {}, {}
         sequences: list[SequenceSight] = []
@@ -370,13 +449,15 @@ class _Rewind:
             counts[stage.table.collection] = await stage.conflict_count()
             settled[stage.table.collection] = await stage.settled_count()
             sequences += await _sequences(self.connection, stage.table)
-        return replace(
+        sight = replace(
             await self.scanned(),
             conflicts=tuple(conflicts),
             conflict_counts={name: count for name, count in counts.items() if count},
             settled={name: count for name, count in settled.items() if count},
             sequences=tuple(sequences),
         )
+        broken = Broken(self.connection, self.tables, self.keys, references_max)
+        return await broken.added_to(sight, known)
 
     async def settle(self, on_conflict: OnConflict) -> list[RowConflict]:
         """Deal with rows that are not what the log says; return them.

@@ -14,6 +14,7 @@ from pitr.adapters.sinks.postgres.foreign_keys import check_foreign_key, foreign
 from pitr.adapters.sinks.postgres.infer import NOTHING_KNOWN
 from pitr.adapters.sinks.postgres.loading import Loader
 from pitr.adapters.sinks.postgres.making import Maker, places_of
+from pitr.adapters.sinks.postgres.outcome import commit
 from pitr.adapters.sinks.postgres.sequences import move_sequences
 from pitr.adapters.sinks.postgres.swap.dependents import NOTHING, Dependents
 from pitr.adapters.sinks.postgres.swap.exchange import Exchange
@@ -23,7 +24,6 @@ from pitr.adapters.sinks.postgres.swap.names import (
     OLD_PREFIX,
     schema_names,
 )
-from pitr.adapters.sinks.postgres.swap.outcome import commit
 from pitr.adapters.sinks.postgres.swap.picture import Picture
 from pitr.adapters.sinks.postgres.swap.stage import Stage, step
 from pitr.adapters.sinks.postgres.swap.survey import survey
@@ -174,7 +174,7 @@ class Swap:
             if not self.connection.is_closed():
                 await transaction.rollback()
             raise
-        await commit(self.connection, transaction, self.url)
+        await commit(self.connection, transaction, self.url, what="swap")
         self._note(exchange)
 
     async def _locked(self, exchange: Exchange, attempts: int) -> None:
