@@ -40,6 +40,11 @@ from tests.kafka import certificates
 from tests.kafka.certificates import Certificates
 
 HOST = "127.0.0.1"
+
+PORTS = range(20_000, 32_000)
+WORKERS_MAX = 8
+"""Processes of a test run that have ports of their own."""
+
 USER, PASSWORD = "shop", "open-sesame"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 NAMES = ("tansu", "apache", "external")
@@ -547,19 +552,29 @@ def _started(server: Server) -> Iterator[Server]:
 # Ports ------------------------------------------------------------------------------------------
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on.
+    """A port that nobody listens on, and that no one else here is given.
 
     Not one of those the kernel gives to clients: a client that tries again and again to reach a
-    broker that is down would sooner or later be given the broker's port, and reach itself.
+    broker that is down would sooner or later be given the broker's port, and reach itself. Each
+    process of a test run has ports of its own: a broker takes seconds until it listens on its.
     """
-    for port in random.Random(os.urandom(8)).sample(range(20_000, 32_000), 200):
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS_MAX
+    first = PORTS.start + worker * (len(PORTS) // WORKERS_MAX)
+    mine = range(first, first + len(PORTS) // WORKERS_MAX)
+    for port in random.Random(os.urandom(8)).sample(mine, len(mine)):
+        if port in _given:
+            continue
         with socket.socket() as probing:
             probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probing.bind((HOST, port))
+                _given.add(port)
                 return port
-    raise RuntimeError("no free port between 20000 and 32000")
+    raise RuntimeError(f"no free port between {mine.start} and {mine.stop}")
 
 
 def _answers(port: int) -> bool:
