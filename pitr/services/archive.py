@@ -67,6 +67,8 @@ class Archive:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(ref)) for ref in refs]
+                if tasks:  # an error at the end of a group would leave us marked as cancelled
+                    await asyncio.wait(tasks)
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from failures
         return [task.result() for task in tasks]

@@ -259,14 +259,23 @@ def _now_in(notes: Notes, cluster: Cluster) -> Notes:
 async def _run_all(stop: asyncio.Event, *parts: Coroutine[None, None, None]) -> None:
     """Run all parts until one fails, or ``stop``.
 
+    A task group of Python 3.11 that is cancelled while it ends for an error raises that error
+    alone; whoever tries again after errors would never end.
+
     Raises:
         The first error of any of them.
+        CancelledError: It is cancelled, whatever failed at the same moment.
     """
+    task = asyncio.current_task()
+    assert task is not None, "it runs in a task"
+    cancels = task.cancelling()
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()
-            for task in tasks:
-                task.cancel()
+            for each in tasks:
+                each.cancel()
     except BaseExceptionGroup as failures:
+        if task.cancelling() > cancels:
+            raise asyncio.CancelledError from failures
         raise single(failures) from failures

@@ -1081,7 +1081,7 @@ async def test_worker_processes_are_started_again_and_end_in_order(
             await until(two)
             workers = psutil.Process(main.pid).children()
         main.send_signal(signal.SIGTERM)
-        said, _ = await asyncio.to_thread(main.communicate, timeout=15)
+        said, _ = await asyncio.to_thread(main.communicate, timeout=60)
     finally:
         main.kill()
         main.communicate()

@@ -392,10 +392,10 @@ async def test_a_caller_that_polls_nothing_is_not_thrown_out(
 ) -> None:
     url = every_source_db
     name = url.rpartition("/")[2]
-    execute(url, TABLE, PUBLICATION, f"ALTER DATABASE {name} SET wal_sender_timeout = '2s'")
+    execute(url, TABLE, PUBLICATION, f"ALTER DATABASE {name} SET wal_sender_timeout = '4s'")
     async with streaming(url) as stream:
         execute(url, f"INSERT INTO t SELECT g, 'x' FROM generate_series(1, {pending + 1}) g")
-        await asyncio.sleep(5)
+        await asyncio.sleep(6)
         waits = fetch(
             every_source.url(),
             "SELECT wait_event FROM pg_stat_activity a JOIN pg_replication_slots s "
