@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pitr.domain.errors import PitrError
 
 
 def check_cancelled(error: BaseException) -> None:
@@ -17,3 +21,19 @@ def check_cancelled(error: BaseException) -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError from error
+
+
+@contextmanager
+def cancelled_first() -> Iterator[None]:
+    """Have ``check_cancelled`` look at whatever error of a driver leaves the block.
+
+    It need not be one that asyncpg means to raise: its pool may meet a connection half taken down.
+    What pitr itself found out stays: why a restore failed is more than that it was cut off.
+    """
+    try:
+        yield
+    except PitrError:
+        raise
+    except Exception as error:
+        check_cancelled(error)
+        raise

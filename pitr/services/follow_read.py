@@ -17,7 +17,7 @@ from pitr.domain.pgoutput.assembler import Assembler, Marker, Need
 from pitr.domain.pgoutput.decode import decode_part
 from pitr.domain.pgoutput.lost import SlotLost
 from pitr.domain.pgoutput.messages import relation_of
-from pitr.domain.pgoutput.model import Part, Transaction
+from pitr.domain.pgoutput.model import Part, Relation, Transaction
 from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.pgoutput.ports import Database, Stream
 from pitr.domain.pgoutput.schema import TableSchema
@@ -28,6 +28,7 @@ from pitr.domain.pgoutput.schema_log import (
     steps_of_relation,
 )
 from pitr.domain.pgoutput.sequence_log import SampledSequence, sampled
+from pitr.domain.pgoutput.written import written_in
 
 POLL_BYTES = 4 * 1024 * 1024
 POLL_S = 0.1
@@ -137,6 +138,8 @@ class StreamReader:
         self._looks: dict[bytes, asyncio.Future[_Seen | None]] = {}
         self._looks_due = asyncio.Event()
         self._undescribed = set(notes.copy.undescribed)
+        self._doubtful: dict[int, Relation] = {}
+        """What no document tells of, by relid. Of a partition no row may ever come."""
         self._parts: asyncio.Queue[Part | Mark] = asyncio.Queue(maxsize=1)
         self.decoded: asyncio.Queue[Item] = asyncio.Queue(maxsize=1)
         self._logger = structlog.get_logger("pitr.follow")
@@ -196,6 +199,9 @@ class StreamReader:
 
     async def _cut(self, *, pieces: bool = False) -> None:
         for part in self._assembler.cut(pieces=pieces):
+            if self._doubtful:
+                for relid, commit_us in written_in(part, self._doubtful).items():
+                    await self._put_undescribed(self._doubtful[relid].collection, commit_us)
             await self._parts.put(part)
         self._cut_s = time.monotonic()
 
@@ -229,6 +235,7 @@ class StreamReader:
             return
         await self._cut(pieces=True)
         self._assembler.relate(relation)
+        self._doubtful.pop(raw.relid, None)
         found = (await self._database.schemas([raw.relid])).get(raw.relid)
         before = self._schemas.get(raw.relid)
         under_way = self._assembler.transaction
@@ -237,7 +244,7 @@ class StreamReader:
             # It is gone by now or something else; or a partition, which comes under its root.
             self._looks_due.set()
             if before is None or not describes(before, relation):
-                await self._put_undescribed(relation.collection, commit_us)
+                self._doubtful[raw.relid] = relation
             return
         steps = steps_of_relation(self._schemas, before, found)
         if steps and steps[-1].empties and _goes_on(before, found):
@@ -249,6 +256,7 @@ class StreamReader:
 
     async def _put_undescribed(self, collection: str, commit_us: int | None) -> None:
         """Have a table emptied and read again when it is looked at: no document tells its rows."""
+        self._looks_due.set()
         if collection not in self._undescribed:
             self._undescribed.add(collection)
             await self._parts.put(Undescribed(collection, commit_us))
@@ -294,6 +302,12 @@ class StreamReader:
                     undescribed, self._undescribed = self._undescribed, set()
                     steps = schema_steps(self._schemas, found.tables, undescribed=undescribed)
                     await self._put_steps(steps, commit_us=marker.transaction.commit_us)
+                    self._doubtful = {
+                        relid: relation
+                        for relid, relation in self._doubtful.items()
+                        if (schema := self._schemas.get(relid)) is None
+                        or not describes(schema, relation)
+                    }
                     await self._put_looked(found.sample, marker.transaction.commit_us)
             case "ddl":
                 self._looks_due.set()

@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager
 import asyncpg
 import pytest
 
+from pitr.adapters.catalog.connection import Connected
 from pitr.adapters.catalog.connection import translated as of_catalog
+from pitr.adapters.postgres.connection import Pool
 from pitr.adapters.postgres.connection import translated as of_source
 from pitr.domain.errors import Unavailable
 
@@ -47,3 +49,54 @@ async def test_an_error_on_the_way_out_does_not_take_the_place_of_a_cancellation
 async def test_an_error_is_an_error_otherwise(translated: Translated) -> None:
     with pytest.raises(Unavailable), translated():
         raise asyncpg.InterfaceError("the underlying connection is closed")
+
+
+@pytest.mark.parametrize("translated", [of_catalog, of_source])
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.InternalClientError("on a free connection holder"),
+        asyncpg.NoActiveSQLTransactionError("there is no transaction"),
+        asyncpg.DataError("bad"),
+        asyncpg.InvalidAuthorizationSpecificationError("no"),
+        asyncio.InvalidStateError("it has a result"),
+        AttributeError("'NoneType' object has no attribute 'terminate'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_a_driver_raises_a_cancelled_task_ends_as_cancelled(
+    translated: Translated, error: Exception
+) -> None:
+    async def cut_off() -> None:
+        with translated():
+            try:
+                await asyncio.sleep(60)
+            finally:
+                raise error
+
+    task = asyncio.ensure_future(cut_off())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+class Unclosable:
+    """A pool that fails as it is closed; asyncpg's has ended all connections by then."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    async def close(self) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2)")
+
+    def terminate(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("closed", [Connected, Pool])
+async def test_a_pool_that_cannot_be_closed_is_ended(closed: type[Connected | Pool]) -> None:
+    """Whoever closes it is on the way out: with a cancellation, or with the error that counts."""
+    pool = Unclosable()
+    await closed(pool).close()
+    assert pool.ended

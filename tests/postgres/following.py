@@ -132,7 +132,10 @@ async def following(
 
 
 async def caught_up(world: World, app: App, source: Source, *, seconds: float = 60) -> None:
-    """Wait until everything that is committed by now is in the log, and no table is copied."""
+    """Wait until all that is committed by now is in the log, and no table is copied.
+
+    The gap of a table ends right after the last of its rows is stored: that is waited for, too.
+    """
     await app.run("CREATE TABLE IF NOT EXISTS beats (id int PRIMARY KEY)")
     end = lsn_of(await app.value("SELECT pg_current_wal_lsn()::text"))
     await app.run("INSERT INTO beats VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 1")
@@ -148,9 +151,20 @@ async def caught_up(world: World, app: App, source: Source, *, seconds: float = 
             lanes = await world.catalog.lanes(world.log, prefix=source.lane)
             if lanes and lanes[0].state.get("lsn") and lsn_of(lanes[0].state["lsn"]) >= end:
                 tables = lanes[0].state["copy"]["tables"]
-                if {name for name, table in tables.items() if table.get("done")} >= expected:
+                done = {name for name, table in tables.items() if table.get("done")}
+                if done >= expected and not await gaps_to_end(world, source, done):
                     return
             await asyncio.sleep(0.02)
+
+
+async def gaps_to_end(world: World, source: Source, done: set[str]) -> bool:
+    """Whether there are gaps yet of tables that were read."""
+    return any(
+        gap.lane == source.lane
+        and gap.healed_seq_end is None
+        and (gap.collection is None or gap.collection in done)
+        for gap in (await world.catalog.view(world.log)).gaps
+    )
 
 
 async def state_of(world: World, table: str, target: str = "latest") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from pitr.adapters.broken import broken_connections
-from pitr.adapters.cancelled import check_cancelled
+from pitr.adapters.cancelled import cancelled_first
 from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 
 CONNECTIONS_MAX = 8
@@ -47,10 +47,9 @@ _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatal
 def translated() -> Iterator[None]:
     """Turn what asyncpg raises into pitr's families; anything else is a bug and stays itself."""
     try:
-        with broken_connections():
+        with cancelled_first(), broken_connections():
             yield
     except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
-        check_cancelled(error)
         raise Conflict("another writer of the catalog won", cause=error) from error
     except _REFUSED as error:
         raise InvalidRequest(
@@ -59,7 +58,6 @@ def translated() -> Iterator[None]:
     except asyncpg.DataError as error:
         raise InvalidRequest("the catalog cannot hold a value", cause=error) from error
     except _UNAVAILABLE as error:
-        check_cancelled(error)
         raise Unavailable(
             "the catalog does not answer", cause=f"{type(error).__name__}: {error}"
         ) from error
@@ -104,11 +102,14 @@ class Connected:
             yield connection
 
     async def close(self) -> None:
-        """Close every connection, waiting for running statements a few seconds."""
+        """Close every connection, waiting for running statements a few seconds.
+
+        One that cannot be closed is ended: why whoever closes it is on the way out counts more.
+        """
         try:
             async with asyncio.timeout(5):
                 await self._pool.close()
-        except TimeoutError:
+        except (*_UNAVAILABLE, asyncpg.PostgresError):
             self._pool.terminate()
 
 

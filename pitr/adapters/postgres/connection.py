@@ -10,7 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from pitr.adapters.broken import broken_connections
-from pitr.adapters.cancelled import check_cancelled
+from pitr.adapters.cancelled import cancelled_first
 from pitr.domain.errors import Conflict, InvalidRequest, NotFound, PitrError, Unavailable
 from pitr.domain.pgoutput.model import SESSION
 
@@ -68,19 +68,21 @@ _STATES: Final[Mapping[str, tuple[type[PitrError], str, str | None]]] = {
 appendix A); the rest are requests that the source refuses."""
 
 
+_FAILS: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What comes of a connection that breaks or does not answer."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn what asyncpg and the socket raise into the five families; the only place that does."""
     try:
-        with broken_connections():
+        with cancelled_first(), broken_connections():
             yield
     except PitrError:
         raise
     except asyncpg.PostgresError as error:
-        check_cancelled(error)
         raise _family(error) from error
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
-        check_cancelled(error)
+    except _FAILS as error:
         reason = str(error) or type(error).__name__
         raise Unavailable("the source does not answer", reason=reason) from error
 
@@ -142,9 +144,12 @@ class Pool:
             yield connection
 
     async def close(self) -> None:
-        """Close every connection, waiting for running statements a few seconds."""
+        """Close every connection, waiting for running statements a few seconds.
+
+        One that cannot be closed is ended: why whoever closes it is on the way out counts more.
+        """
         try:
             async with asyncio.timeout(5):
                 await self._pool.close()
-        except TimeoutError:
+        except (*_FAILS, asyncpg.PostgresError):
             self._pool.terminate()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from pitr.domain.pgoutput.schema import Constraint, TableColumn, TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import (
@@ -105,3 +107,46 @@ def test_tables_that_exchange_their_names_keep_their_rows_in_pitr_schemas() -> N
     assert last == {"public.rows": "update", "public.others": "update"}
     empties = [place for place, (_, op, _) in enumerate(written(table)) if op != "update"]
     assert empties == [0, 1, 2, 3]
+
+
+def named(relid: int, name: str) -> TableSchema:
+    return replace(TABLE, relid=relid, name=name)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("b", "a"), ("b", "c", "a"), ("c", "a", "b"), ("old", "a"), ("b", "old")],
+    ids="-".join,
+)
+def test_names_that_went_round_are_followed_in_whatever_order_rows_come(
+    names: tuple[str, ...],
+) -> None:
+    """Tables a, b, c have other names now, and are written to one after the other.
+
+    No rows of the one table are left to the other, and none that came are thrown away.
+    """
+    before = {relid: named(relid, "abc"[relid]) for relid in range(len(names))}
+    after = {relid: named(relid, name) for relid, name in enumerate(names)}
+    for order in itertools.permutations(after):
+        known = dict(before)
+        rows = {schema.collection: {relid} for relid, schema in known.items()}
+        documents = {schema.collection for schema in known.values()}
+        for relid in order:
+            table = after[relid]
+            steps = steps_of_relation(known, known.get(relid), table)
+            assert steps[-1].after == table and steps[-1].reasons
+            for collection, op, key in written(changes_of_steps(steps, commit_us=None)):
+                if op == "truncate":
+                    rows.pop(collection)
+                elif op == "delete":
+                    documents.remove(str(key))
+                else:
+                    documents.add(str(key))
+            for step in steps:
+                if step.after is None and step.before is not None:
+                    del known[step.before.relid]
+            known[relid] = table
+            rows.setdefault(table.collection, set()).add(relid)
+            assert documents == {schema.collection for schema in known.values()}
+        assert rows == {schema.collection: {relid} for relid, schema in after.items()}
+        assert known == after and schema_steps(known, after) == []
