@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -38,6 +39,21 @@ async def in_thread(work: Callable[[], Result], *, interrupt: Callable[[], None]
         if not running.cancelled():
             running.exception()
         raise
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run something beside the body: both are over at the end.
+
+    Whichever fails first ends the other, and its error is raised.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            yield
+            await asyncio.wait([task])  # see ``Archive.verified``
+    except BaseExceptionGroup as errors:
+        raise single(errors) from errors
 
 
 async def ended(task: asyncio.Future[Any]) -> None:

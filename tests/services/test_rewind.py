@@ -624,6 +624,17 @@ async def test_in_one_go_nobody_writes_between_the_plan_and_its_end(shop: AppDat
 def _armed(sink: PostgresRewind, killer: Killer, left: int, *, after: bool = False) -> Any:
     """The sink, whose connection alone is ended."""
 
+    class ArmedLocked:
+        def __init__(self, locked: Any, left: int) -> None:
+            self.locked, self.left = locked, left
+
+        async def look(self, *args: Any, **rest: Any) -> ArmedHeld:
+            killer.left = self.left
+            try:
+                return ArmedHeld(await self.locked.look(*args, **rest), killer.left)
+            finally:
+                killer.left = -1
+
     class ArmedHeld:
         def __init__(self, held: Any, left: int) -> None:
             self.held, self.sight, self.left = held, held.sight, left
@@ -640,12 +651,12 @@ def _armed(sink: PostgresRewind, killer: Killer, left: int, *, after: bool = Fal
         kept = contextlib.nullcontext  # else one that was kept is tried out first: one more
 
         @contextlib.asynccontextmanager
-        async def holding(self, *args: Any, **rest: Any) -> AsyncIterator[Any]:
+        async def locking(self, *args: Any, **rest: Any) -> AsyncIterator[Any]:
             killer.arm(left, after=after)
             try:
-                async with sink.holding(*args, **rest) as held:
+                async with sink.locking(*args, **rest) as locked:
                     still, killer.left = killer.left, -1
-                    yield ArmedHeld(held, still)
+                    yield ArmedLocked(locked, still)
             finally:
                 killer.left = -1
 

@@ -59,6 +59,19 @@ class ColumnPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schemas:
+    """What the table of a collection was at both moments; None if it is none that is captured."""
+
+    then: TableSchema | None = None
+    now: TableSchema | None = None
+
+    @property
+    def newest(self) -> TableSchema | None:
+        """What it is, or was at last."""
+        return self.now or self.then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What is to be done with one collection, and what its table was on both sides.
 
@@ -75,6 +88,11 @@ class Work:
     def collection(self) -> str:
         """The collection of the rows."""
         return self.difference.collection
+
+    @property
+    def schemas(self) -> Schemas:
+        """What its table was on both sides."""
+        return Schemas(then=self.schema_then, now=self.schema_now)
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pitr.domain.pgoutput.schema import TableSchema
-from pitr.domain.rewind.columns import ColumnRules, Work
+from pitr.domain.rewind.columns import ColumnRules, Schemas, Work
 from pitr.domain.rewind.sight import (
     REFERENCES_SHOWN,
     OnConflict,
@@ -54,10 +54,7 @@ async def nobody(xid: str, rewound: Rewound) -> None:
 
 
 class HeldRewind(Protocol):
-    """A rewind that was looked at, and whose tables are locked meanwhile: it needs no other look.
-
-    It ends without a trace if it is not done.
-    """
+    """A rewind that was looked at under locks: it needs no other look."""
 
     @property
     def sight(self) -> Sight:
@@ -78,6 +75,32 @@ class HeldRewind(Protocol):
             Conflict: Rows are not what the log says, or would refer to rows that are not there.
             InvalidRequest: A row does not fit its table.
             Unavailable: The database did not answer.
+        """
+        ...
+
+
+class LockedTables(Protocol):
+    """Tables that nobody else writes to, as long as they are locked."""
+
+    async def look(
+        self,
+        works: Sequence[Work],
+        rules: ColumnRules,
+        *,
+        known: Mapping[str, TableSchema | None] | None = None,
+        references_max: int = REFERENCES_SHOWN,
+    ) -> HeldRewind:
+        """See what a rewind of some of them finds, to do it there and then; once.
+
+        Args:
+            works: What is to be done.
+            rules: For columns that exist on one side only.
+            known: All collections of the log, with what their tables are.
+            references_max: How many broken references of a foreign key are named.
+
+        Raises:
+            InvalidRequest: A table is not there, has no such key, or its columns do not fit.
+            Unavailable: The database does not answer.
         """
         ...
 
@@ -121,21 +144,15 @@ class RewindSink(Protocol):
         """
         ...
 
-    def holding(
-        self,
-        works: Sequence[Work],
-        rules: ColumnRules,
-        *,
-        known: Mapping[str, TableSchema | None] | None = None,
-        references_max: int = REFERENCES_SHOWN,
-    ) -> AbstractAsyncContextManager[HeldRewind]:
-        """Lock the tables, see what a rewind finds, and do it where it was seen, or not at all.
+    def locking(self, tables: Mapping[str, Schemas]) -> AbstractAsyncContextManager[LockedTables]:
+        """Lock the tables of collections, so that what is seen of them stays so.
 
-        Nobody else writes to them meanwhile, so nobody should be asked meanwhile. See ``look``.
+        Nobody else writes to them meanwhile, so nobody should be asked meanwhile. It ends without
+        a trace if nothing is done. What is no table is found out by ``LockedTables.look``.
 
         Raises:
             Conflict: Another restore runs in the database.
-            InvalidRequest: A table is not there, has no such key, or its columns do not fit.
+            InvalidRequest: The role may not do it.
             Unavailable: The database does not answer, or a table is locked by somebody else.
         """
         ...

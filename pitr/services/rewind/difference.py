@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -31,12 +39,16 @@ from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS
 from pitr.domain.plan import Reads
 from pitr.domain.rewind.chosen import Chosen
-from pitr.domain.rewind.columns import Work
+from pitr.domain.rewind.columns import Schemas, Work
 from pitr.domain.rewind.plan import reason_of
 from pitr.domain.rewind.scope import CutWithTorn, Scope
 from pitr.services.archive import Archive
 from pitr.services.rewind.scanning import whole_states
 from pitr.services.rewind.young import YoungChanges
+from pitr.services.tasks import beside
+
+Meanwhile = Callable[[Mapping[str, Schemas]], Coroutine[Any, Any, None]]
+"""What is done beside the reading: told which tables it is about, by collection."""
 
 POSTGRES_PREFIX = "postgres:"
 """Of lanes that attached databases come by; no other says what a table was."""
@@ -80,13 +92,19 @@ class DifferenceReader:
 
     @asynccontextmanager
     async def differing(
-        self, view: LogView, scope: Scope, *, now: CutWithTorn | None = None
+        self,
+        view: LogView,
+        scope: Scope,
+        *,
+        now: CutWithTorn | None = None,
+        meanwhile: Meanwhile | None = None,
     ) -> AsyncIterator[Differing]:
         """Find the rows of a scope that differ.
 
         Args:
             now: Where the rows are taken to be now; by default at ``scope.now``. Which rows
                 changed is a matter of the scope alone.
+            meanwhile: Done beside the reading, once it is known which tables it is about.
 
         Raises:
             DataLoss: An object is missing, damaged or another one.
@@ -100,23 +118,27 @@ class DifferenceReader:
             works: list[Work] = []
             chosen = Chosen(scope.where, scope.brought)
             if changed.counts:
-                names = frozenset(changed.counts)
-                reads_then, then_rows = await self._then(view, scope.then, changed, folder, young)
-                reads = self._archive.reads(view, now.cut, torn=dict(now.torn), collections=names)
-                if not scope.now.torn and not now.torn:
-                    reads = _newest_reads(reads, view, changed)
-                async with self._rows(view, reads, changed, young) as now_rows:
-                    found = await asyncio.to_thread(
-                        differences,
-                        changed.path,
-                        then_rows,
-                        now_rows,
-                        folder=folder,
-                        is_meant=chosen.is_meant,
-                        says_nothing=_SAYS_NOTHING if scope.kind == "revert" else (Op.READ,),
+                then_schemas, now_schemas = [
+                    await self.schemas(view, cut, young=young) for cut in (scope.then, now)
+                ]
+                tables = {
+                    name: Schemas(then=then_schemas.get(name), now=now_schemas.get(name))
+                    for name in changed.counts
+                }
+                async with beside(meanwhile(tables)) if meanwhile else nullcontext():
+                    found, objects = await self._compared(
+                        view, scope, now, changed, folder, young, chosen
                     )
-                read += [*reads_then.objects, *reads.objects]
-                works = await self._works(view, scope.then, now, found, young)
+                read += objects
+                works = [
+                    Work(
+                        difference=each,
+                        schema_then=tables[name].then,
+                        schema_now=tables[name].now,
+                    )
+                    for name, each in found.items()
+                    if each.count
+                ]
             notes: tuple[str, ...] = ()
             if scope.scan:
                 schemas = await self.schemas(view, scope.then), await self.schemas(view, now)
@@ -124,16 +146,44 @@ class DifferenceReader:
                 read += whole.objects
                 works, notes = list(whole.works), whole.notes
                 found = {work.collection: work.difference for work in works}
-            objects = {ref.name: ref.size_bytes for ref in read}
+            sizes = {ref.name: ref.size_bytes for ref in read}
             yield Differing(
                 works=tuple(works),
                 differences=found,
                 changed=changed,
-                size_bytes=sum(objects.values()),
+                size_bytes=sum(sizes.values()),
                 folder=folder,
                 left_out=chosen.left_out(),
                 notes=notes,
             )
+
+    async def _compared(
+        self,
+        view: LogView,
+        scope: Scope,
+        now: CutWithTorn,
+        changed: Changed,
+        folder: Path,
+        young: YoungChanges,
+        chosen: Chosen,
+    ) -> tuple[dict[str, CollectionDifference], list[ObjectRef]]:
+        """Compare the rows that changed; return also what was read for that."""
+        names = frozenset(changed.counts)
+        reads_then, then_rows = await self._then(view, scope.then, changed, folder, young)
+        reads = self._archive.reads(view, now.cut, torn=dict(now.torn), collections=names)
+        if not scope.now.torn and not now.torn:
+            reads = _newest_reads(reads, view, changed)
+        async with self._rows(view, reads, changed, young) as now_rows:
+            found = await asyncio.to_thread(
+                differences,
+                changed.path,
+                then_rows,
+                now_rows,
+                folder=folder,
+                is_meant=chosen.is_meant,
+                says_nothing=_SAYS_NOTHING if scope.kind == "revert" else (Op.READ,),
+            )
+        return found, [*reads_then.objects, *reads.objects]
 
     async def _changed(
         self, view: LogView, scope: Scope, folder: Path, young: YoungChanges
@@ -202,27 +252,6 @@ class DifferenceReader:
         names = frozenset(changed.counts)
         async with self._archive.state(view, reads, collections=names, keys=changed.path) as state:
             yield state.all_rows()
-
-    async def _works(
-        self,
-        view: LogView,
-        then: CutWithTorn,
-        now: CutWithTorn,
-        found: dict[str, CollectionDifference],
-        young: YoungChanges,
-    ) -> list[Work]:
-        schemas_then, schemas_now = [
-            await self.schemas(view, cut, young=young) for cut in (then, now)
-        ]
-        return [
-            Work(
-                difference=each,
-                schema_then=schemas_then.get(name),
-                schema_now=schemas_now.get(name),
-            )
-            for name, each in found.items()
-            if each.count
-        ]
 
     async def schemas(
         self, view: LogView, moment: CutWithTorn, *, young: YoungChanges | None = None

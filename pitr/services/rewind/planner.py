@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,8 +17,9 @@ from pitr.domain.log import LogView
 from pitr.domain.pgoutput.schema import TableSchema
 from pitr.domain.plan import is_own
 from pitr.domain.ports import Clock
+from pitr.domain.rewind.columns import Schemas
 from pitr.domain.rewind.plan import RewindPlan, does, plan_hash
-from pitr.domain.rewind.ports import HeldRewind, RewindSink
+from pitr.domain.rewind.ports import HeldRewind, LockedTables, RewindSink
 from pitr.domain.rewind.scope import CutWithTorn, Scope
 from pitr.domain.rewind.sight import REFERENCES_SHOWN, Sight
 from pitr.domain.rewind.transaction import AppTransaction, check_not_overtaken, the_transaction
@@ -214,12 +215,14 @@ class Planner:
         view, scope = found.view, found.scope
         for _ in range(ROUNDS_MAX):
             async with AsyncExitStack() as opened:
-                differing = await opened.enter_async_context(self._reader.differing(view, scope))
                 looking = replace(found, scope=scope)
                 if hold is None:
+                    differing = await opened.enter_async_context(
+                        self._reader.differing(view, scope)
+                    )
                     held, sight = None, await self._looked(looking, sink, differing)
                 else:
-                    held = await self._held(looking, sink, differing, opened)
+                    differing, held = await self._held(looking, sink, opened)
                     sight = held.sight
                 brought = frozenset[tuple[str, str]]()
                 if found.with_references and sight.missing:
@@ -251,15 +254,26 @@ class Planner:
         )
 
     async def _held(
-        self, found: _Found, sink: RewindSink, differing: Differing, opened: AsyncExitStack
-    ) -> HeldRewind:
-        holding = sink.holding(
+        self, found: _Found, sink: RewindSink, opened: AsyncExitStack
+    ) -> tuple[Differing, HeldRewind]:
+        """Look under locks; the tables are locked and described while the log is read."""
+        view, scope, locked = found.view, found.scope, list[LockedTables]()
+
+        async def lock(tables: Mapping[str, Schemas]) -> None:
+            locked.append(await opened.enter_async_context(sink.locking(tables)))
+
+        differing = await opened.enter_async_context(
+            self._reader.differing(view, scope, meanwhile=None if scope.scan else lock)
+        )
+        if not locked:
+            await lock({work.collection: work.schemas for work in differing.works})
+        held = await locked[0].look(
             differing.works,
-            found.scope.rules,
+            scope.rules,
             known=await self._known(found),
             references_max=_references_max(found),
         )
-        return await opened.enter_async_context(holding)
+        return differing, held
 
     async def _known(self, found: _Found) -> dict[str, TableSchema | None]:
         """The collections of the log, with what their tables are."""

@@ -84,7 +84,7 @@ async def _check_left(connection: asyncpg.Connection, key: ForeignKey, parent: R
     row = await connection.fetchrow(
         f"SELECT l.{pk} AS key, {_shown(columns)}"
         f" FROM {parent.temporary(LIVE).quoted} AS l"
-        f" JOIN {parent.temporary(ACTIONS).quoted} AS a ON a.{pk} = l.{pk}"
+        f" JOIN {parent.temporary(ACTIONS).quoted} AS a ON a.{pk} = l.{pk} AND a.action IS NOT NULL"
         f" LEFT JOIN {parent.temporary(WANTED).quoted} AS w ON w.{pk} = l.{pk}"
         f" JOIN {children} AS c ON {references(key, 'l', 'c')}"
         f" WHERE NOT (a.action <> 'delete' AND {same}) AND NOT EXISTS"

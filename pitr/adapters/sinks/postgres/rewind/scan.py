@@ -20,6 +20,7 @@ from pitr.adapters.sinks.postgres.rewind.stage import (
     EXPECTED,
     LIVE,
     WANTED,
+    Compared,
     Stage,
     side_of,
 )
@@ -66,8 +67,8 @@ class ScanStage(Stage):
         await self._copy(KNOWN, keys, table.work.difference.rows("now"), drop_unknown=True)
         await self._analyze(STATE, KNOWN)
 
-    async def compare(self) -> None:
-        """Fill ``wanted``, ``live`` and ``expected`` with the rows that differ.
+    async def compare(self) -> Compared:
+        """Fill ``wanted``, ``live``, ``expected`` and ``actions`` with the rows that differ.
 
         Raises:
             Conflict: Two keys of the log are one row of the table.
@@ -98,7 +99,7 @@ class ScanStage(Stage):
         )
         for suffix in (LIVE, EXPECTED):
             await self._run(f"ANALYZE {self._name(suffix)}")
-        await self._make_conflicts()
+        return await self._decide()
 
     async def _check_states(self) -> None:
         key = self.table.key_column
@@ -170,7 +171,7 @@ class ScanStage(Stage):
                 f"SELECT a.{key} AS key, CASE WHEN l.{key} IS NOT NULL THEN"
                 f" row_to_json((SELECT r FROM (SELECT {columns}) AS r))::text END AS live"
                 f" FROM {self._name(ACTIONS)} AS a LEFT JOIN {self._name(LIVE)} AS l"
-                f' ON l.{key} = a.{key} ORDER BY a.{key} COLLATE "C"'
+                f' ON l.{key} = a.{key} WHERE a.action IS NOT NULL ORDER BY a.{key} COLLATE "C"'
             )
             while rows := await cursor.fetch(FETCHED_ROWS):
                 arrays = [

@@ -1,15 +1,16 @@
 """Rows of a rewind in temporary tables of the table's own types, beside the rows there are.
 
 For each table: ``expected`` is what the log says of the rows now, ``wanted`` what they were,
-``live`` what they are, ``conflicts`` which of them are not as expected, and ``actions`` what is to
-be done with each. All are found by the row's key in the log.
+``live`` what they are, and ``actions`` what is to be done with each, and in what way it is not as
+expected. All are found by the row's key in the log.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import asyncpg
@@ -22,16 +23,37 @@ from pitr.adapters.sinks.postgres.rewind.tables import RewindTable
 from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
 from pitr.adapters.sinks.postgres.tables import Table, TableName, quoted
 from pitr.domain.errors import Conflict
-from pitr.domain.rewind.sight import RowConflict
+from pitr.domain.rewind.sight import RowConflict, Written
 
 EXPECTED: Final = "expected"
 WANTED: Final = "wanted"
 LIVE: Final = "live"
-CONFLICTS: Final = "conflicts"
 ACTIONS: Final = "actions"
 
 _BY_VALUE: Final = frozenset(("numeric", "jsonb"))
 """Types of which another source than the table itself may write equal values in other ways."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What is to be done with the rows of a table: how many of each action.
+
+    ``settled`` are as they were, already; ``conflicts`` are not as the log says.
+    """
+
+    actions: Mapping[str, int] = field(default_factory=dict)
+    settled: int = 0
+    conflicts: int = 0
+
+    @property
+    def written(self) -> Written:
+        """What these come to."""
+        counts = self.actions
+        return Written(
+            inserted=counts.get("insert", 0),
+            updated=counts.get("update", 0) + counts.get("replace", 0),
+            deleted=counts.get("delete", 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +123,15 @@ class Stage:
                 format="text",
             )
 
-    async def compare(self) -> None:
-        """Fill ``live`` and ``conflicts``.
+    async def compare(self) -> Compared:
+        """Fill ``live`` and ``actions``; count what was found.
 
         Raises:
             Conflict: Two keys of the log are one row of the table.
         """
         await self._check_single()
         await self._make_live()
-        await self._make_conflicts()
+        return await self._decide()
 
     async def _check_single(self) -> None:
         table = self.table
@@ -142,14 +164,42 @@ class Stage:
         )
         await self._analyze(LIVE)
 
-    async def _make_conflicts(self) -> None:
-        key = self.table.key_column
+    async def _decide(self) -> Compared:
+        """Fill ``actions``: rows that are as they were, already, have none.
+
+        They are no conflicts either, whatever the log says that they are now.
+        """
+        table, key = self.table, self.table.key_column
+        fixed = table.same("l", "w", table.fixed)
         await self._run(
-            f"CREATE TEMP TABLE {quoted(self.table.temporary(CONFLICTS).table)} ON COMMIT DROP AS"
-            f" SELECT coalesce(e.{key}, w.{key}) AS {key},"
+            f"CREATE TEMP TABLE {quoted(table.temporary(ACTIONS).table)} ON COMMIT DROP AS"
+            f" SELECT {key}, CASE WHEN settled THEN NULL ELSE action END AS action,"
+            f" CASE WHEN NOT settled AND NOT expected THEN kind END AS conflict FROM ("
+            f"SELECT coalesce(e.{key}, w.{key}) AS {key}, ({self._settled()}) AS settled,"
+            f" ({self._as_expected()}) AS expected, CASE WHEN w.{key} IS NULL THEN 'delete'"
+            f" WHEN l.{key} IS NULL THEN 'insert' WHEN {fixed} THEN 'update'"
+            f" ELSE 'replace' END AS action,"
             f" CASE WHEN l.{key} IS NULL THEN 'gone' WHEN e.{key} IS NULL THEN 'appeared'"
             f" ELSE 'changed' END AS kind"
-            f" FROM {self._joined()} WHERE NOT ({self._as_expected()}) AND NOT ({self._settled()})"
+            f" FROM {self._joined()} OFFSET 0) AS compared"
+        )
+        await self._run(f"ANALYZE {self._name(ACTIONS)} ({key})")
+        return await self._compared()
+
+    async def _compared(self) -> Compared:
+        """Count what is to be done with the rows."""
+        rows = await self.connection.fetch(
+            f"SELECT action, conflict IS NOT NULL AS conflict, count(*) AS count"
+            f" FROM {self._name(ACTIONS)} GROUP BY 1, 2"
+        )
+        actions = Counter[str]()
+        for row in rows:
+            if row["action"] is not None:
+                actions[row["action"]] += row["count"]
+        return Compared(
+            actions=actions,
+            settled=sum(row["count"] for row in rows if row["action"] is None),
+            conflicts=sum(row["count"] for row in rows if row["conflict"]),
         )
 
     def _joined(self) -> str:
@@ -190,23 +240,11 @@ class Stage:
             f" THEN w.{key} IS NULL AND l.{key} IS NULL ELSE {same} END"
         )
 
-    async def conflict_count(self) -> int:
-        """How many rows are not as expected."""
-        count: int = await self.connection.fetchval(f"SELECT count(*) FROM {self._name(CONFLICTS)}")
-        return count
-
-    async def settled_count(self) -> int:
-        """How many rows are as they were, already."""
-        count: int = await self.connection.fetchval(
-            f"SELECT count(*) FROM {self._joined()} WHERE {self._settled()}"
-        )
-        return count
-
     async def settled_rows(self, limit: int) -> list[tuple[str, str]]:
-        """The first of these, by collection and key."""
+        """The first rows that are as they were, already, by collection and key."""
         rows = await self.connection.fetch(
-            f"SELECT coalesce(e.{self.table.key_column}, w.{self.table.key_column}) AS key"
-            f" FROM {self._joined()} WHERE {self._settled()} LIMIT {limit}"
+            f"SELECT {self.table.key_column} AS key FROM {self._name(ACTIONS)}"
+            f" WHERE action IS NULL LIMIT {limit}"
         )
         return [(self.table.collection, row["key"]) for row in rows]
 
@@ -220,12 +258,13 @@ class Stage:
         columns = ", ".join(f"l.{quoted(name)}" for name in table.plain)
         live = f"row_to_json((SELECT r FROM (SELECT {columns}) AS r))::text"
         rows = await self.connection.fetch(
-            f"SELECT c.{key} AS key, c.kind, array_remove(ARRAY[{differing}]::text[], NULL)"
-            f" AS columns, CASE WHEN l.{key} IS NOT NULL THEN {live if with_live else 'NULL'} END"
-            f" AS live FROM {self._name(CONFLICTS)} AS c"
+            f"SELECT c.{key} AS key, c.conflict AS kind,"
+            f" array_remove(ARRAY[{differing}]::text[], NULL) AS columns,"
+            f" CASE WHEN l.{key} IS NOT NULL THEN {live if with_live else 'NULL'} END"
+            f" AS live FROM {self._name(ACTIONS)} AS c"
             f" LEFT JOIN {self._name(EXPECTED)} AS e ON e.{key} = c.{key}"
             f" LEFT JOIN {self._name(LIVE)} AS l ON l.{key} = c.{key}"
-            f' ORDER BY c.{key} COLLATE "C" LIMIT {limit}'
+            f' WHERE c.conflict IS NOT NULL ORDER BY c.{key} COLLATE "C" LIMIT {limit}'
         )
         return [
             RowConflict(
@@ -238,31 +277,16 @@ class Stage:
             for row in rows
         ]
 
-    async def skip_conflicts(self) -> None:
-        """Forget the rows that are not as expected."""
+    async def skip_conflicts(self) -> Compared:
+        """Forget the rows that are not as expected; count the others."""
         key = self.table.key_column
         for suffix in (EXPECTED, WANTED, LIVE):
             await self._run(
                 f"DELETE FROM {self._name(suffix)} WHERE {key} IN"
-                f" (SELECT {key} FROM {self._name(CONFLICTS)})"
+                f" (SELECT {key} FROM {self._name(ACTIONS)} WHERE conflict IS NOT NULL)"
             )
-
-    async def decide(self) -> dict[str, int]:
-        """Fill ``actions``; count them."""
-        table, key = self.table, self.table.key_column
-        fixed = table.same("l", "w", table.fixed)
-        await self._run(
-            f"CREATE TEMP TABLE {quoted(table.temporary(ACTIONS).table)} ON COMMIT DROP AS"
-            f" SELECT coalesce(e.{key}, w.{key}) AS {key}, CASE WHEN w.{key} IS NULL THEN 'delete'"
-            f" WHEN l.{key} IS NULL THEN 'insert' WHEN {fixed} THEN 'update'"
-            f" ELSE 'replace' END AS action"
-            f" FROM {self._joined()} WHERE NOT ({self._settled()})"
-        )
-        await self._run(f"ANALYZE {self._name(ACTIONS)} ({key})")
-        rows = await self.connection.fetch(
-            f"SELECT action, count(*) AS count FROM {self._name(ACTIONS)} GROUP BY action"
-        )
-        return {row["action"]: row["count"] for row in rows}
+        await self._run(f"DELETE FROM {self._name(ACTIONS)} WHERE conflict IS NOT NULL")
+        return await self._compared()
 
     async def _analyze(self, *suffixes: str) -> None:
         """Let the database know how many rows there are, and what their keys are like."""

@@ -23,6 +23,7 @@ from pitr.domain.rewind.columns import (
     ColumnPlan,
     ColumnRules,
     LiveColumn,
+    Schemas,
     Work,
     check_keyed,
     column_plan,
@@ -212,80 +213,108 @@ ORDER BY 2, 1
 """
 
 
-async def rewind_tables(
-    connection: asyncpg.Connection, works: Sequence[Work], rules: ColumnRules
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribedTable:
+    """A table as the catalogs of the database have it, and both moments' columns of it."""
+
+    then: Table
+    now: Table
+    partitioned: bool
+    oids: tuple[int, ...]
+    facts: Mapping[str, ColumnFacts]
+    unique: tuple[UniqueIndex, ...]
+
+
+def names_of(tables: Mapping[str, Schemas]) -> dict[str, TableName]:
+    """Return the names of the tables of collections.
+
+    Raises:
+        InvalidRequest: A collection cannot be a table.
+    """
+    known = {name: schemas.newest for name, schemas in tables.items()}
+    return table_names(list(tables), {}, {name: each for name, each in known.items() if each})
+
+
+async def described_tables(
+    connection: asyncpg.Connection, tables: Mapping[str, Schemas]
+) -> dict[str, DescribedTable]:
+    """Describe the tables of collections, those that are there.
+
+    Raises:
+        InvalidRequest: A collection cannot be a table; or one is a view, or the like.
+    """
+    names = names_of(tables)
+    found = await existing(connection, names.values())
+    oids = [table.oid for table in found.values()]
+    kinds = {row["oid"]: row for row in await connection.fetch(_KINDS, oids)}
+    return {
+        collection: await _described(
+            connection, found[name], tables[collection], kinds[found[name].oid]
+        )
+        for collection, name in names.items()
+        if name in found
+    }
+
+
+async def _described(
+    connection: asyncpg.Connection, table: Table, schemas: Schemas, kind: asyncpg.Record
+) -> DescribedTable:
+    then = now = await _columns_of(connection, table, schemas.then)
+    if schemas.now != schemas.then:
+        now = await _columns_of(connection, table, schemas.now)
+    oids = (table.oid, *kind["partitions"])
+    return DescribedTable(
+        then=then,
+        now=now,
+        partitioned=kind["kind"] == "p",
+        oids=oids,
+        facts={
+            row["name"]: ColumnFacts(
+                generated=row["generated"],
+                always_identity=row["always_identity"],
+                default=row["default"],
+            )
+            for row in await connection.fetch(_FACTS, table.oid)
+        },
+        unique=tuple(map(_unique, await connection.fetch(_UNIQUE, oids, table.oid))),
+    )
+
+
+def rewind_tables(
+    described: Mapping[str, DescribedTable], works: Sequence[Work], rules: ColumnRules
 ) -> list[RewindTable]:
-    """Describe the tables of some collections.
+    """Make what is to be done of what the tables are.
 
     Raises:
         InvalidRequest: A table is not there, has no key as the rows have, or columns do not fit.
     """
-    schemas = {
-        work.collection: work.schema_now or work.schema_then
-        for work in works
-        if work.schema_now or work.schema_then
-    }
-    known = {name: schema for name, schema in schemas.items() if schema is not None}
-    names = table_names([work.collection for work in works], {}, known)
-    found = await existing(connection, names.values())
-    oids = [table.oid for table in found.values()]
-    kinds = {row["oid"]: row for row in await connection.fetch(_KINDS, oids)}
-    tables = []
-    for number, work in enumerate(works):
-        check_keyed(work)
-        name = names[work.collection]
-        if name not in found:
-            raise InvalidRequest(
-                "the table is not there, and a rewind makes none",
-                hint="make it, or restore into an empty database",
-                collection=work.collection,
-                table=name,
-            )
-        kind = kinds[found[name].oid]
-        partitions = tuple(kind["partitions"])
-        tables.append(
-            await _described(
-                connection, found[name], work, rules, number, kind["kind"] == "p", partitions
-            )
-        )
-    return tables
+    return [_rewind_table(described, work, rules, number) for number, work in enumerate(works)]
 
 
-async def _described(
-    connection: asyncpg.Connection,
-    table: Table,
-    work: Work,
-    rules: ColumnRules,
-    number: int,
-    partitioned: bool,
-    partitions: tuple[int, ...],
+def _rewind_table(
+    described: Mapping[str, DescribedTable], work: Work, rules: ColumnRules, number: int
 ) -> RewindTable:
-    then = now = await _columns_of(connection, table, work.schema_then)
-    if work.schema_now != work.schema_then:
-        now = await _columns_of(connection, table, work.schema_now)
-    rows = await connection.fetch(_FACTS, table.oid)
-    facts = {
-        row["name"]: ColumnFacts(
-            generated=row["generated"],
-            always_identity=row["always_identity"],
-            default=row["default"],
+    check_keyed(work)
+    table = described.get(work.collection)
+    if table is None:
+        raise InvalidRequest(
+            "the table is not there, and a rewind makes none",
+            hint="make it, or restore into an empty database",
+            collection=work.collection,
+            table=names_of({work.collection: work.schemas})[work.collection],
         )
-        for row in rows
-    }
-    live = [LiveColumn(name=name, generated=fact.generated) for name, fact in facts.items()]
-    oids = (table.oid, *partitions)
-    unique = tuple(map(_unique, await connection.fetch(_UNIQUE, oids, table.oid)))
+    live = [LiveColumn(name=name, generated=each.generated) for name, each in table.facts.items()]
     return RewindTable(
         number=number,
         work=work,
-        then=then,
-        now=now,
-        partitioned=partitioned,
-        oids=oids,
+        then=table.then,
+        now=table.now,
+        partitioned=table.partitioned,
+        oids=table.oids,
         columns=column_plan(work, live, rules),
-        facts=facts,
-        key=_key(work, table, unique),
-        unique=unique,
+        facts=table.facts,
+        key=_key(work, table.now, table.unique),
+        unique=table.unique,
     )
 
 

@@ -71,7 +71,8 @@ async def check_period(
             connection,
             key,
             f"SELECT l.{pk} AS key, c.* FROM {parent.temporary(LIVE).quoted} AS l"
-            f" JOIN {parent.temporary(ACTIONS).quoted} AS a ON a.{pk} = l.{pk}"
+            f" JOIN {parent.temporary(ACTIONS).quoted} AS a"
+            f" ON a.{pk} = l.{pk} AND a.action IS NOT NULL"
             f" JOIN {children} AS c ON {_matches(key, 'l', 'c')}",
         )
 

@@ -19,31 +19,35 @@ from pitr.adapters.sinks.postgres.rewind.stage import ACTIONS, EXPECTED, LIVE, W
 from pitr.adapters.sinks.postgres.rewind.tables import RewindTable
 from pitr.adapters.sinks.postgres.tables import quoted
 from pitr.domain.errors import Conflict
-from pitr.domain.rewind.sight import Written
 
 _RIGHTS = "as a role that may set session_replication_role this can be done"
 
 
 @dataclass(kw_only=True)
 class Writing:
-    """The writing part of one rewind; ``counts`` are the actions of each table, by its number."""
+    """The writing part of one rewind; ``counts`` are the actions of each table, by its number.
+
+    With ``replica`` nothing in the database acts on what is written: no trigger, no foreign key.
+    """
 
     connection: asyncpg.Connection
     tables: Sequence[RewindTable]
     keys: Sequence[ForeignKey]
     counts: Mapping[int, Mapping[str, int]]
+    replica: bool
     _parents_first: list[RewindTable] = field(init=False)
 
     def __post_init__(self) -> None:
         self._parents_first = in_order(self.tables, self.keys)
 
-    async def run(self, *, replica: bool) -> None:
-        """Write everything.
+    async def run(self) -> None:
+        """Write everything, and see that it is there.
 
         Raises:
-            Conflict: A foreign key stands in the way, and this role cannot set it aside.
+            Conflict: A foreign key stands in the way, and this role cannot set it aside; or
+                something in the database changed what was written.
         """
-        if replica:
+        if self.replica:
             await self._deleting_first()
             return
         await self.connection.execute("SET CONSTRAINTS ALL DEFERRED")
@@ -58,6 +62,8 @@ class Writing:
                 constraint=error.constraint_name,
                 table=f"{error.schema_name}.{error.table_name}",
             ) from error
+        for table in self.tables:
+            await self._check_kept(table)
 
     async def _deleting_first(self) -> None:
         for table in reversed(self._parents_first):
@@ -90,22 +96,47 @@ class Writing:
     def _has(self, table: RewindTable, *actions: str) -> bool:
         return any(self.counts[table.number].get(action) for action in actions)
 
+    async def _write(self, table: RewindTable, statement: str, *actions: str) -> None:
+        """Run a statement, and see that it was about as many rows as these actions are.
+
+        Foreign keys that act may have deleted some before; the rows themselves are looked at then.
+
+        Raises:
+            Conflict: It was not.
+        """
+        status: str = await self.connection.execute(statement)
+        wrote = int(status.rpartition(" ")[2])
+        decided = sum(self.counts[table.number].get(action, 0) for action in actions)
+        if self.replica and wrote != decided:
+            raise Conflict(
+                "the database wrote other rows than it was told to",
+                hint="nothing was changed; try again, and tell the authors of pitr",
+                collection=table.collection,
+                actions=", ".join(actions),
+                rows=decided,
+                written=wrote,
+            )
+
     async def _delete(self, table: RewindTable, *actions: str) -> None:
         if not self._has(table, *actions):
             return
-        await self.connection.execute(
+        await self._write(
+            table,
             f"DELETE FROM {table.target} AS t USING {_name(table, LIVE)} AS l"
-            f" WHERE {table.same_key('t', 'l')} AND {_chosen(table, 'l', *actions)}"
+            f" WHERE {table.same_key('t', 'l')} AND {_chosen(table, 'l', *actions)}",
+            *actions,
         )
 
     async def _insert(self, table: RewindTable) -> None:
         if not self._has(table, "insert"):
             return
         columns = _columns(table.columns.written)
-        await self.connection.execute(
+        await self._write(
+            table,
             f"INSERT INTO {table.name.quoted} ({columns}) OVERRIDING SYSTEM VALUE"
             f" SELECT {columns} FROM {_name(table, WANTED)} AS w"
-            f" WHERE {_chosen(table, 'w', 'insert')}"
+            f" WHERE {_chosen(table, 'w', 'insert')}",
+            "insert",
         )
 
     async def _replace(self, table: RewindTable) -> None:
@@ -115,11 +146,13 @@ class Writing:
         written, kept = table.columns.written, table.kept
         key = table.key_column
         values = [f"w.{quoted(name)}" for name in written] + [f"l.{quoted(name)}" for name in kept]
-        await self.connection.execute(
+        await self._write(
+            table,
             f"INSERT INTO {table.name.quoted} ({_columns((*written, *kept))})"
             f" OVERRIDING SYSTEM VALUE SELECT {', '.join(values)}"
             f" FROM {_name(table, WANTED)} AS w JOIN {_name(table, LIVE)} AS l ON l.{key} = w.{key}"
-            f" WHERE {_chosen(table, 'w', 'replace')}"
+            f" WHERE {_chosen(table, 'w', 'replace')}",
+            "replace",
         )
 
     async def _update(self, table: RewindTable) -> None:
@@ -135,10 +168,12 @@ class Writing:
         if not sets:
             return
         key = table.key_column
-        await self.connection.execute(
+        await self._write(
+            table,
             f"UPDATE {table.target} AS t SET {', '.join(sets)}"
             f" FROM {_name(table, WANTED)} AS w JOIN {_name(table, LIVE)} AS l ON l.{key} = w.{key}"
-            f" WHERE {table.same_key('t', 'l')} AND {_chosen(table, 'w', 'update')}"
+            f" WHERE {table.same_key('t', 'l')} AND {_chosen(table, 'w', 'update')}",
+            "update",
         )
 
     # Foreign keys that act ----------------------------------------------------------------------
@@ -172,6 +207,30 @@ class Writing:
                     table=key.child,
                 )
 
+    async def _check_kept(self, table: RewindTable) -> None:
+        """Check that the rows are what they were to be.
+
+        Raises:
+            Conflict: They are not.
+        """
+        key = table.key_column
+        differing = await self.connection.fetchrow(
+            f"SELECT w.{key} AS key FROM {_name(table, WANTED)} AS w LEFT JOIN {table.target} AS t"
+            f" ON {table.same_key('t', 'w')}"
+            f" WHERE CASE WHEN t.{quoted(table.key[0][0])} IS NULL THEN true"
+            f" ELSE NOT ({table.same('t', 'w', table.columns.written)}) END"
+            f" UNION ALL SELECT e.{key} FROM {_name(table, EXPECTED)} AS e"
+            f" JOIN {_name(table, ACTIONS)} AS a ON a.{key} = e.{key} AND a.action = 'delete'"
+            f" JOIN {table.target} AS t ON {table.same_key('t', 'e')} LIMIT 1"
+        )
+        if differing is not None:
+            raise Conflict(
+                "the database did not keep a row as it was written",
+                hint="look for what acts on rows of the table, like its foreign keys",
+                collection=table.collection,
+                key=differing["key"],
+            )
+
 
 def in_order(tables: Sequence[RewindTable], keys: Sequence[ForeignKey]) -> list[RewindTable]:
     """Order tables parents first; a foreign key of a partition is one of its table."""
@@ -195,38 +254,6 @@ def references(key: ForeignKey, parent: str, child: str) -> str:
     return " AND ".join(
         f"{parent}.{quoted(theirs)} {operator} {child}.{quoted(ours)}"
         for theirs, operator, ours in columns
-    )
-
-
-async def written(
-    connection: asyncpg.Connection, table: RewindTable, counts: Mapping[str, int]
-) -> Written:
-    """Check that the rows are what they were to be; return how many were written.
-
-    Raises:
-        Conflict: Something in the database changed what was written.
-    """
-    key = table.key_column
-    differing = await connection.fetchrow(
-        f"SELECT w.{key} AS key FROM {_name(table, WANTED)} AS w LEFT JOIN {table.target} AS t"
-        f" ON {table.same_key('t', 'w')}"
-        f" WHERE CASE WHEN t.{quoted(table.key[0][0])} IS NULL THEN true"
-        f" ELSE NOT ({table.same('t', 'w', table.columns.written)}) END"
-        f" UNION ALL SELECT e.{key} FROM {_name(table, EXPECTED)} AS e"
-        f" JOIN {_name(table, ACTIONS)} AS a ON a.{key} = e.{key} AND a.action = 'delete'"
-        f" JOIN {table.target} AS t ON {table.same_key('t', 'e')} LIMIT 1"
-    )
-    if differing is not None:
-        raise Conflict(
-            "the database did not keep a row as it was written",
-            hint="look for what rewrites rows of the table, like a trigger that always fires",
-            collection=table.collection,
-            key=differing["key"],
-        )
-    return Written(
-        inserted=counts.get("insert", 0),
-        updated=counts.get("update", 0) + counts.get("replace", 0),
-        deleted=counts.get("delete", 0),
     )
 
 
