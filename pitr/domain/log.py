@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from pitr.domain.manifest import ObjectRef
+
+POSTGRES_PREFIX: Final = "postgres:"
+"""Of lanes that attached databases come by; no other says what a table was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +115,7 @@ class Source:
     @property
     def lane(self) -> str:
         """The lane of its changes."""
-        return f"postgres:{self.name}"
+        return f"{POSTGRES_PREFIX}{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

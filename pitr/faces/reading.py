@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from pitr.app import App
 from pitr.domain.errors import PitrError
-from pitr.domain.log import LaneState, Source
+from pitr.domain.log import POSTGRES_PREFIX, LaneState, Source
 from pitr.domain.pgoutput.progress import CopyProgress, progress_of
 from pitr.faces.follow import attached
 
@@ -20,7 +20,7 @@ Show = Callable[[Mapping[str, CopyProgress]], None]
 async def lanes_of(app: App, log: str) -> list[tuple[Source, LaneState | None]]:
     """Return the databases that are attached to a log, each with its lane, None if not followed."""
     found = await app.catalog.sources(log)
-    lanes = {lane.lane: lane for lane in await app.catalog.lanes(log, prefix="postgres:")}
+    lanes = {lane.lane: lane for lane in await app.catalog.lanes(log, prefix=POSTGRES_PREFIX)}
     return [(source, lanes.get(source.lane)) for source in found]
 
 

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.columnar.matching import MatchingState, check_of_rows
 from pitr.domain.columnar.rows import changes_of
 from pitr.domain.errors import Conflict, NotFound
 from pitr.domain.lease import sink_text
-from pitr.domain.log import Gap, LogView
+from pitr.domain.log import POSTGRES_PREFIX, Gap, LogView
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS
 from pitr.domain.pgoutput.sequence_log import SEQUENCES, SampledSequence, sample_of_body
@@ -27,9 +27,6 @@ from pitr.services.archive import Archive
 from pitr.services.lease import Leases
 from pitr.services.operations import Begun, Operations
 from pitr.services.resolve import Resolver
-
-LANE_PREFIX: Final = "postgres:"
-"""Of lanes that attached databases come by; no other says what a table was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +164,7 @@ class Restorer:
                 bodies[collection] = [
                     each.after
                     for each in found
-                    if each.lane.startswith(LANE_PREFIX) and each.after is not None
+                    if each.lane.startswith(POSTGRES_PREFIX) and each.after is not None
                 ]
         schemas = map(schema_from_body, bodies[SCHEMAS])
         samples = map(sample_of_body, bodies[SEQUENCES])

@@ -33,7 +33,7 @@ from pitr.domain.columnar.few import few_changed
 from pitr.domain.columnar.rows import changes_of
 from pitr.domain.columnar.scanned import Scanned
 from pitr.domain.limits import Limits
-from pitr.domain.log import LogView
+from pitr.domain.log import POSTGRES_PREFIX, LogView
 from pitr.domain.manifest import ObjectRef
 from pitr.domain.pgoutput.schema import TableSchema, schema_from_body
 from pitr.domain.pgoutput.schema_log import SCHEMAS
@@ -50,9 +50,6 @@ from pitr.services.tasks import beside
 Meanwhile = Callable[[Mapping[str, Schemas]], Coroutine[Any, Any, None]]
 """What is done beside the reading: told which tables it is about, by collection."""
 
-POSTGRES_PREFIX = "postgres:"
-"""Of lanes that attached databases come by; no other says what a table was."""
-
 _SAYS_NOTHING: Final = (Op.READ, Op.UPDATE, Op.PATCH)
 """Operations on a row that the log knows nothing of before: it was there, but not as what."""
 
@@ -63,7 +60,7 @@ class Differing:
 
     ``size_bytes`` is what was read of objects. ``left_out`` are collections without a column that a
     condition names, with the columns that they lack. ``folder`` is for files that are needed with
-    it.
+    it. ``schemas`` are what the tables of attached databases are, by collection.
     """
 
     works: tuple[Work, ...]
@@ -71,6 +68,7 @@ class Differing:
     changed: Changed
     size_bytes: int
     folder: Path
+    schemas: Mapping[str, TableSchema]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -117,12 +115,10 @@ class DifferenceReader:
             found: dict[str, CollectionDifference] = {}
             works: list[Work] = []
             chosen = Chosen(scope.where, scope.brought)
+            was, is_now = [await self._schemas(view, cut, young) for cut in (scope.then, now)]
             if changed.counts:
-                then_schemas, now_schemas = [
-                    await self.schemas(view, cut, young=young) for cut in (scope.then, now)
-                ]
                 tables = {
-                    name: Schemas(then=then_schemas.get(name), now=now_schemas.get(name))
+                    name: Schemas(then=was.get(name), now=is_now.get(name))
                     for name in changed.counts
                 }
                 async with beside(meanwhile(tables)) if meanwhile else nullcontext():
@@ -141,8 +137,7 @@ class DifferenceReader:
                 ]
             notes: tuple[str, ...] = ()
             if scope.scan:
-                schemas = await self.schemas(view, scope.then), await self.schemas(view, now)
-                whole = await whole_states(self._archive, view, scope, found, schemas, folder)
+                whole = await whole_states(self._archive, view, scope, found, (was, is_now), folder)
                 read += whole.objects
                 works, notes = list(whole.works), whole.notes
                 found = {work.collection: work.difference for work in works}
@@ -153,6 +148,7 @@ class DifferenceReader:
                 changed=changed,
                 size_bytes=sum(sizes.values()),
                 folder=folder,
+                schemas=is_now,
                 left_out=chosen.left_out(),
                 notes=notes,
             )
@@ -253,8 +249,8 @@ class DifferenceReader:
         async with self._archive.state(view, reads, collections=names, keys=changed.path) as state:
             yield state.all_rows()
 
-    async def schemas(
-        self, view: LogView, moment: CutWithTorn, *, young: YoungChanges | None = None
+    async def _schemas(
+        self, view: LogView, moment: CutWithTorn, young: YoungChanges
     ) -> dict[str, TableSchema]:
         """Read what the tables of attached databases were, by collection."""
         own = frozenset((SCHEMAS,))
@@ -262,7 +258,7 @@ class DifferenceReader:
         if not named and SCHEMAS not in view.tail.column("collection").unique().to_pylist():
             return {}
         reads = self._archive.reads(view, moment.cut, torn=dict(moment.torn), collections=own)
-        rows = await (young or YoungChanges(self._archive, view)).small_state(reads, SCHEMAS)
+        rows = await young.small_state(reads, SCHEMAS)
         if rows is None:
             async with self._archive.state(view, reads, collections=own) as state:
                 batches = await asyncio.to_thread(list, state.rows(SCHEMAS))

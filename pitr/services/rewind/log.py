@@ -16,6 +16,7 @@ from pitr.domain.columnar.difference import CollectionDifference
 from pitr.domain.columnar.scanned import Scanned
 from pitr.domain.errors import Busy
 from pitr.domain.formats.draft import Draft, table_of
+from pitr.domain.log import POSTGRES_PREFIX, LaneState
 from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.rewind.plan import LANE_PREFIX
 from pitr.domain.rewind.sight import Place, RowConflict
@@ -27,22 +28,34 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 BUSY_PAUSE_S: Final = 0.05
 
 
-async def captured_by(catalog: Catalog, log: str, place: Place) -> dict[str, str]:
-    """Tell by which lane the changes of a database come into the log, by collection.
+async def capturing(catalog: Catalog, log: str, place: Place) -> list[tuple[LaneState, Notes]]:
+    """Return the lanes by which the changes of a database come into the log, with their notes.
 
     Args:
         place: The database. Where it does not tell which cluster it is, its URL has to do.
     """
-    found: dict[str, str] = {}
-    for source in await catalog.sources(log):
-        _, lane = await catalog.head(log, source.lane)
+    sources = await catalog.sources(log)
+    if not sources:
+        return []
+    lanes = {each.lane: each for each in await catalog.lanes(log, prefix=POSTGRES_PREFIX)}
+    found = []
+    for source in sources:
+        lane = lanes.get(source.lane)
         if lane is None or "replaced_by" in lane.state:
             continue
         notes = Notes.of_json(lane.state)
-        if not _is_place(source.url, notes, place):
-            continue
-        found |= {table.collection: source.lane for table in notes.copy.tables}
+        if _is_place(source.url, notes, place):
+            found.append((lane, notes))
     return found
+
+
+async def captured_by(catalog: Catalog, log: str, place: Place) -> dict[str, str]:
+    """Tell by which lane the changes of a database come into the log, by collection."""
+    return {
+        table.collection: lane.lane
+        for lane, notes in await capturing(catalog, log, place)
+        for table in notes.copy.tables
+    }
 
 
 def _is_place(url: str, notes: Notes, place: Place) -> bool:

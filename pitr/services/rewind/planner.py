@@ -249,7 +249,7 @@ class Planner:
         return await sink.look(
             differing.works,
             found.scope.rules,
-            known=await self._known(found),
+            known=_known(found.view, differing),
             references_max=_references_max(found),
         )
 
@@ -270,16 +270,10 @@ class Planner:
         held = await locked[0].look(
             differing.works,
             scope.rules,
-            known=await self._known(found),
+            known=_known(found.view, differing),
             references_max=_references_max(found),
         )
         return differing, held
-
-    async def _known(self, found: _Found) -> dict[str, TableSchema | None]:
-        """The collections of the log, with what their tables are."""
-        schemas = await self._reader.schemas(found.view, found.scope.now)
-        names = known_collections(found.view)
-        return {name: schemas.get(name) for name in names if not is_own(name)}
 
     async def _document(
         self,
@@ -329,6 +323,12 @@ class Planner:
             for each in changes
             if each.after != expected.get((each.collection, each.key))
         }
+
+
+def _known(view: LogView, differing: Differing) -> dict[str, TableSchema | None]:
+    """The collections of the log, with what their tables are."""
+    names = known_collections(view)
+    return {name: differing.schemas.get(name) for name in names if not is_own(name)}
 
 
 def _documents_now(

@@ -10,11 +10,13 @@ from pitr.domain.catalog import Catalog
 from pitr.domain.log import LaneState
 from pitr.domain.pgoutput.notes import Notes
 from pitr.domain.rewind.ports import RewindSink
-from pitr.services.rewind.log import captured_by
+from pitr.services.rewind.log import capturing
 
-LOOK_S: Final = 0.01
+LOOK_S: Final = 0.002
+LOOK_MAX_S: Final = 0.05
 NUDGE_S: Final = 2.0
-"""How often the catalog is looked at, and how often the database is written a message."""
+"""How soon the catalog is looked at again, at first and later, and how often the database is
+written a message."""
 
 
 async def awaited(catalog: Catalog, log: str, sink: RewindSink, *, wait_us: int) -> list[str]:
@@ -28,15 +30,16 @@ async def awaited(catalog: Catalog, log: str, sink: RewindSink, *, wait_us: int)
     if not await catalog.sources(log):
         return []
     place, lsn = await sink.position()
-    lanes = {*(await captured_by(catalog, log, place)).values()}
     if lsn is None:
         return []
     notes = []
-    for name in sorted(lanes):
-        _, lane = await catalog.head(log, name)
-        if lane is None or not lane.owner:
+    for lane, noted in await capturing(catalog, log, place):
+        name = lane.lane
+        if not noted.copy.tables:
+            continue
+        if not lane.owner:
             notes.append(f"nobody follows {name}, so the log may not have the newest changes")
-        elif not await _reached(catalog, log, name, sink, lsn, wait_us):
+        elif _stands(lane) < lsn and not await _reached(catalog, log, name, sink, lsn, wait_us):
             notes.append(
                 f"{name} is behind the database: what it has not brought yet looks like a conflict"
             )
@@ -46,16 +49,17 @@ async def awaited(catalog: Catalog, log: str, sink: RewindSink, *, wait_us: int)
 async def _reached(
     catalog: Catalog, log: str, name: str, sink: RewindSink, lsn: int, wait_us: int
 ) -> bool:
-    looks = 0
+    pause_s, waited_s = LOOK_S, 0.0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait_us / 1e6):
             while True:
+                await asyncio.sleep(pause_s)
+                waited_s, pause_s = waited_s + pause_s, min(pause_s * 2, LOOK_MAX_S)
                 _, lane = await catalog.head(log, name)
                 if _stands(lane) >= lsn:
                     return True
-                await asyncio.sleep(LOOK_S)
-                looks += 1
-                if looks % round(NUDGE_S / LOOK_S) == 0:
+                if waited_s >= NUDGE_S:
+                    waited_s = 0.0
                     await sink.position()
     return False
 

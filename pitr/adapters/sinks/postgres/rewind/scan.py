@@ -21,6 +21,7 @@ from pitr.adapters.sinks.postgres.rewind.stage import (
     LIVE,
     WANTED,
     Compared,
+    Side,
     Stage,
     side_of,
 )
@@ -63,8 +64,10 @@ class ScanStage(Stage):
                     f"ALTER TABLE {self._name(STATE)} ALTER COLUMN {quoted(column.name)}"
                     f" SET DEFAULT {default}"
                 )
-        await self._copy(STATE, wanted, self._state.rows("then"), drop_unknown=drop_gone)
-        await self._copy(KNOWN, keys, table.work.difference.rows("now"), drop_unknown=True)
+        await self._copy(
+            Side(STATE, wanted, self._state.rows("then"), drop_unknown=drop_gone),
+            Side(KNOWN, keys, table.work.difference.rows("now"), drop_unknown=True),
+        )
         await self._analyze(STATE, KNOWN)
 
     async def compare(self) -> Compared:

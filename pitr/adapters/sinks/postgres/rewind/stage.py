@@ -57,6 +57,20 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """Rows for one of the temporary tables, and the columns that they fill."""
+
+    suffix: str
+    table: Table
+    batches: Iterable[pa.RecordBatch]
+    drop_unknown: bool
+
+    def encoder(self, collection: str) -> RowEncoder:
+        """What encodes them."""
+        return RowEncoder(collection, self.table, drop_unknown=self.drop_unknown)
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """The temporary tables of one table."""
 
@@ -82,8 +96,10 @@ class Stage:
                     f" SET DEFAULT {default}"
                 )
         rows = table.work.difference.rows
-        await self._copy(EXPECTED, expected, rows("now"), drop_unknown=True)
-        await self._copy(WANTED, wanted, rows("then"), drop_unknown=drop_gone)
+        await self._copy(
+            Side(EXPECTED, expected, rows("now"), drop_unknown=True),
+            Side(WANTED, wanted, rows("then"), drop_unknown=drop_gone),
+        )
         await self._analyze(EXPECTED, WANTED)
 
     async def _make(self, suffix: str) -> None:
@@ -94,19 +110,17 @@ class Stage:
             f" SELECT {columns} FROM {table.target} WITH NO DATA"
         )
 
-    async def _copy(
-        self,
-        suffix: str,
-        side: Table,
-        batches: Iterable[pa.RecordBatch],
-        *,
-        drop_unknown: bool,
-    ) -> None:
-        collection = self.table.collection
-        encoder = RowEncoder(collection, side, drop_unknown=drop_unknown)
-        lines = (found for part in slices(batches) for found in encoder.encoded(part))
+    async def _copy(self, *sides: Side) -> None:
+        """Fill tables one after the other; what comes next is encoded meanwhile."""
+        lines = (
+            (side.suffix, found)
+            for side in sides
+            for encoder in [side.encoder(self.table.collection)]
+            for part in slices(side.batches)
+            for found in encoder.encoded(part)
+        )
         async with aclosing(ahead(lines)) as coming:
-            async for each in coming:
+            async for suffix, each in coming:
                 await self._copy_lines(suffix, each)
 
     async def _copy_lines(self, suffix: str, lines: Lines) -> None:
