@@ -10,15 +10,17 @@ from pitr.domain.plan import is_own
 from pitr.domain.rewind.chosen import conditions_of
 from pitr.domain.target import Resolution
 from pitr.services.restore import known_collections
-from pitr.services.rewind.requests import RewindRequest
+from pitr.services.rewind.requests import Asked, RewindRequest
 
 
-def check_request(request: RewindRequest) -> None:
-    """Check that what is asked for goes together.
+def check_request(request: Asked) -> None:
+    """Check that what is asked for goes together, before anything is waited for.
 
     Raises:
         InvalidRequest: It does not, or a condition cannot be read.
     """
+    if not isinstance(request, RewindRequest):
+        return
     conditions_of(request.where)
     if request.scan and (request.keys is not None or request.where or request.with_references):
         raise InvalidRequest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -30,7 +30,6 @@ from pitr.services.rewind.asked import (
     accepted_gaps,
     asked_collections,
     check_known,
-    check_request,
     notes_on_left_out,
 )
 from pitr.services.rewind.difference import DifferenceReader, Differing
@@ -45,7 +44,6 @@ from pitr.services.rewind.seen import (
     transaction_document,
 )
 from pitr.services.rewind.undo import operation_of, traces_of
-from pitr.services.rewind.waiting import awaited
 
 OVERTAKEN_SHOWN: Final = 20
 
@@ -62,12 +60,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a plan is made from. ``notes`` are on what was waited for."""
+    """What a plan is made from."""
 
     view: LogView
     scope: Scope
     seen: dict[str, Any]
-    notes: Sequence[str]
     with_references: bool = False
 
 
@@ -91,29 +88,27 @@ class Planner:
 
     async def plan(self, request: Asked, sink: RewindSink) -> RewindPlan:
         """Plan what is asked for; see ``Rewinder``."""
-        plan, *_ = await self._planned(await self._found(request, sink), sink, hold=None)
+        plan, *_ = await self._planned(await self._found(request), sink, hold=None)
         return plan
 
     async def ready(self, request: Asked, sink: RewindSink, hold: AsyncExitStack) -> Ready:
         """Plan what is asked for, with everything kept in ``hold`` that it takes to do it."""
-        found = await self._found(request, sink)
+        found = await self._found(request)
         plan, differing, held = await self._planned(found, sink, hold=hold)
         assert held is not None, "it was asked for"
         return Ready(plan=plan, view=found.view, differing=differing, held=held)
 
-    async def _found(self, request: Asked, sink: RewindSink) -> _Found:
+    async def _found(self, request: Asked) -> _Found:
         match request:
             case RewindRequest():
-                return await self._rewind(request, sink)
+                return await self._rewind(request)
             case UndoRequest():
-                return await self._undo(request, sink)
+                return await self._undo(request)
             case RevertRequest():
-                return await self._revert(request, sink)
+                return await self._revert(request)
 
-    async def _rewind(self, request: RewindRequest, sink: RewindSink) -> _Found:
+    async def _rewind(self, request: RewindRequest) -> _Found:
         """Take rows back to a moment."""
-        check_request(request)
-        notes = await awaited(self._catalog, request.log, sink, wait_us=request.wait_us)
         view = await self._archive.view(request.log)
         asked = asked_collections(request)
         check_known(view, asked)
@@ -133,12 +128,11 @@ class Planner:
             rules=request.rules,
         )
         seen = {"target": target_document(then), "gaps": [gap_document(gap) for gap in gaps]}
-        return _Found(view, scope, seen, notes, request.with_references)
+        return _Found(view, scope, seen, request.with_references)
 
-    async def _undo(self, request: UndoRequest, sink: RewindSink) -> _Found:
+    async def _undo(self, request: UndoRequest) -> _Found:
         """Undo a rewind."""
         log, operation_id = request.log, request.operation_id
-        notes = await awaited(self._catalog, log, sink, wait_us=request.wait_us)
         operation = await operation_of(self._catalog, log, operation_id)
         view = await self._archive.view(log)
         traces = await traces_of(self._archive, view, operation)
@@ -153,11 +147,10 @@ class Planner:
             operation=operation_id,
             rules=request.rules,
         )
-        return _Found(view, scope, {"target": target_document(then), "gaps": []}, notes)
+        return _Found(view, scope, {"target": target_document(then), "gaps": []})
 
-    async def _revert(self, request: RevertRequest, sink: RewindSink) -> _Found:
+    async def _revert(self, request: RevertRequest) -> _Found:
         """Undo one transaction of the app."""
-        notes = await awaited(self._catalog, request.log, sink, wait_us=request.wait_us)
         view = await self._archive.view(request.log)
         transaction = await self._transaction(view, request.tx)
         first, end = transaction.seq_first, transaction.seq_end
@@ -179,7 +172,7 @@ class Planner:
             "gaps": [gap_document(gap) for gap in gaps],
             "transaction": transaction_document(transaction, then.next),
         }
-        return _Found(view, scope, seen, notes)
+        return _Found(view, scope, seen)
 
     async def _transaction(self, view: LogView, tx: str) -> AppTransaction:
         paths = await self._archive.verified(view.segments)
@@ -231,9 +224,7 @@ class Planner:
                     )
                     brought = scope.brought | parents
                 if brought <= scope.brought:
-                    plan = await self._document(
-                        view, scope, differing, sight, found.seen, found.notes
-                    )
+                    plan = await self._document(view, scope, differing, sight, found.seen)
                     if hold is not None:
                         await hold.enter_async_context(opened.pop_all())
                     return plan, differing, held
@@ -282,7 +273,6 @@ class Planner:
         differing: Differing,
         sight: Sight,
         seen: dict[str, Any],
-        notes: Sequence[str],
     ) -> RewindPlan:
         done = does(scope, differing.differences, sight)
         lanes = await captured_by(self._catalog, scope.log, sight.place)
@@ -291,7 +281,7 @@ class Planner:
         for each in seen["conflicts"]["examples"]:
             each["since"] = since.get((each["collection"], each["key"]))
         asked = scope.collections if scope.keys is None else None
-        seen["notes"] += [*notes, *differing.notes, *notes_on_left_out(differing.left_out, asked)]
+        seen["notes"] += [*differing.notes, *notes_on_left_out(differing.left_out, asked)]
         seen["lanes"] = {
             work.collection: lanes[work.collection]
             for work in differing.works

@@ -23,6 +23,7 @@ from pitr.services.lease import Leases
 from pitr.services.operations import Operations
 from pitr.services.resolve import Resolver
 from pitr.services.rewind.aftermath import Aftermath, noted
+from pitr.services.rewind.asked import check_request
 from pitr.services.rewind.difference import DifferenceReader, Differing
 from pitr.services.rewind.log import RewindLog, captured_by
 from pitr.services.rewind.overtaken import put_right
@@ -36,6 +37,7 @@ from pitr.services.rewind.requests import (
     UndoRequest,
 )
 from pitr.services.rewind.waiting import awaited
+from pitr.services.tasks import beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +175,9 @@ class Rewinder:
         return await self._plan(request, sink)
 
     async def _plan(self, request: Asked, sink: RewindSink) -> RewindPlan:
+        check_request(request)
         async with self._reading(request.log):
-            notes = await self._aftermath.settle(request.log, sink)
+            notes = await self._ready(request.log, sink, request.wait_us)
             return noted(await self._planner.plan(request, sink), notes)
 
     @asynccontextmanager
@@ -197,10 +200,20 @@ class Rewinder:
                 plan = await self._plan(request, sink)
                 yield PlannedRewind(plan, partial(self.apply, sink=sink))
                 return
-            await hold.enter_async_context(self._reading(request.log))
-            notes = await self._aftermath.settle(request.log, sink)
+            check_request(request)
+            waited: list[str] = []
+
+            async def wait() -> None:
+                waited.extend(
+                    await awaited(self._catalog, request.log, sink, wait_us=request.wait_us)
+                )
+
+            async with beside(wait()):
+                await hold.enter_async_context(self._reading(request.log))
+                notes = await self._aftermath.settle(request.log, sink)
             ready = await self._planner.ready(request, sink, hold)
-            yield PlannedRewind(noted(ready.plan, notes), partial(self._apply_held, ready=ready))
+            plan = noted(ready.plan, [*notes, *waited])
+            yield PlannedRewind(plan, partial(self._apply_held, ready=ready))
 
     def _reading(self, log: str) -> AbstractAsyncContextManager[None]:
         return self._leases.reading(log, self._new_id(), kind="plan")

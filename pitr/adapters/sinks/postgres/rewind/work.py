@@ -45,7 +45,8 @@ from pitr.domain.rewind.sight import (
 )
 
 _PLACE: Final = """
-SELECT datname::text, oid::bigint FROM pg_database WHERE datname = current_database()
+SELECT datname::text, oid::bigint, has_function_privilege('pg_control_system()', 'EXECUTE')
+FROM pg_database WHERE datname = current_database()
 """
 _SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
 _SAYS: Final = "SELECT pg_logical_emit_message(true, $1, $2::text)"
@@ -301,12 +302,8 @@ class RewindWork:
 
 async def place_of(connection: asyncpg.Connection, url: str) -> Place:
     """Tell which database it is."""
-    database, oid = await connection.fetchrow(_PLACE)
-    try:
-        async with connection.transaction():
-            system = await connection.fetchval(_SYSTEM)
-    except asyncpg.InsufficientPrivilegeError:
-        system = None
+    database, oid, may_ask = await connection.fetchrow(_PLACE)
+    system = await connection.fetchval(_SYSTEM) if may_ask else None
     return Place(url=shown(url), system=system, database=database, database_oid=oid)
 
 
