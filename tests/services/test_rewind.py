@@ -27,6 +27,7 @@ from pitr.domain.manifest import GENESIS_HASH
 from pitr.domain.rewind.columns import ColumnRules
 from pitr.domain.rewind.plan import RewindPlan
 from pitr.services.rewind.requests import RewindRequest
+from tests.changes import batch, draft
 from tests.conftest import START_US, ManualClock
 from tests.services.rewinding import AppDatabase, app_database, both_ways, counts
 from tests.services.world import World
@@ -85,6 +86,28 @@ async def test_what_happened_since_is_taken_back_and_nothing_else(shop: AppDatab
     assert report.row_count == 7
     assert await shop.rows() == before
     assert await shop.sql.fetchval("SELECT xmin::text FROM customers WHERE id = 1") == xmin
+
+
+@both_ways
+async def test_what_changed_and_is_as_it_was_may_be_anything(shop: AppDatabase) -> None:
+    async def seen(*values: str) -> None:
+        drafts = [
+            draft(0, f'{{"id":1,"v":"{value}"}}', collection="public.seen", op="update")
+            | {"key": '{"id":1}'}
+            for value in values
+        ]
+        await shop.world.append(batch(drafts, lane="other", position_first=None))
+
+    await shop.sql.execute("CREATE VIEW seen AS SELECT id, name AS v FROM customers")
+    await seen("a")
+    target = await shop.step("UPDATE customers SET name = 'bo' WHERE id = 2")
+    await seen("b", "a")
+    await shop.step("DELETE FROM lines")
+    assert (await shop.rewind(target)).row_count == 3
+    await seen("b")
+    with pytest.raises(InvalidRequest, match="not a table"):
+        await shop.rewind(target)
+    assert await shop.rows() == shop.moments[-2][1]
 
 
 @both_ways
