@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pitr.adapters.sinks.postgres.rewind import stage
 from pitr.adapters.sinks.postgres.rewind.database import PostgresRewind
 from pitr.domain.columnar.changed import CHANGED_SCHEMA
 from pitr.domain.columnar.difference import STATE_SCHEMA, differences
@@ -161,6 +162,26 @@ async def test_what_keeps_a_row_from_being_written_is_told(
     with pytest.raises(InvalidRequest, match="constraint"):
         await rewind(database, given)
     assert await rows(sql) == [{"id": 1, "v": "a"}]
+
+
+async def test_many_rows_go_by_several_copies_and_the_one_that_does_not_fit_is_named(
+    database: str, sql: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "COPY_ROWS", 300)
+    monkeypatch.setattr(stage, "SLICE_ROWS", 100)
+    await sql.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL DEFAULT 7, note text);"
+        "INSERT INTO t SELECT n, 0, 'x' FROM generate_series(1001, 2000) n"
+    )
+    now = {n: f'{{"id":{n},"v":0,"note":"x"}}' for n in range(1001, 2001)}
+    then = {n: f'{{"id":{n}{"" if n % 3 else f""","v":{n}"""},"note":"y"}}' for n in now}
+    for odd, why in (('1,"note":"\\u0000"', "U[+]0000"), ("99999999999", "out of range")):
+        with pytest.raises(InvalidRequest, match=why) as caught:  # found here, and there
+            bad = then | {1777: f'{{"id":1777,"v":{odd}}}'}
+            await rewind(database, work(tmp_path, now=now, then=bad))
+        assert caught.value.facts["key"] == '{"id":1777}'
+    await rewind(database, work(tmp_path, now=now, then=then))
+    assert await rows(sql) == [{"id": n, "v": 7 if n % 3 else n, "note": "y"} for n in now]
 
 
 async def test_a_connection_is_kept_while_that_is_wanted_and_made_anew_if_it_broke(

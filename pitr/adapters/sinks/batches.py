@@ -32,12 +32,14 @@ class Abandoned(Exception):
     """The task that waited for this thread was cancelled; nothing that it began is kept."""
 
 
-def slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Cut batches to at most ``SLICE_ROWS_MAX`` rows and about ``SLICE_BYTES_MAX`` bytes."""
+def slices(
+    batches: Iterable[pa.RecordBatch], *, rows_max: int = SLICE_ROWS_MAX
+) -> Iterator[pa.RecordBatch]:
+    """Cut batches to at most ``rows_max`` rows and about ``SLICE_BYTES_MAX`` bytes."""
     for batch in batches:
         first = 0
         while first < batch.num_rows:
-            part = batch.slice(first, SLICE_ROWS_MAX)
+            part = batch.slice(first, rows_max)
             while part.num_rows > 1 and _bytes(part) > SLICE_BYTES_MAX:
                 part = part.slice(0, part.num_rows // 2)
             first += part.num_rows

@@ -22,13 +22,19 @@ from pitr.adapters.sinks.postgres.fast import escaped
 from pitr.adapters.sinks.postgres.rewind.tables import RewindTable
 from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
 from pitr.adapters.sinks.postgres.tables import Table, TableName, quoted
-from pitr.domain.errors import Conflict
+from pitr.domain.errors import Conflict, PitrError
 from pitr.domain.rewind.sight import RowConflict, Written
 
 EXPECTED: Final = "expected"
 WANTED: Final = "wanted"
 LIVE: Final = "live"
 ACTIONS: Final = "actions"
+
+SLICE_ROWS: Final = 256
+"""Rows that are encoded at once: the database takes the first while the others are made."""
+
+COPY_ROWS: Final = 16_384
+"""Rows of one COPY, about; their keys are kept meanwhile, to name the one that does not fit."""
 
 _BY_VALUE: Final = frozenset(("numeric", "jsonb"))
 """Types of which another source than the table itself may write equal values in other ways."""
@@ -116,26 +122,31 @@ class Stage:
             (side.suffix, found)
             for side in sides
             for encoder in [side.encoder(self.table.collection)]
-            for part in slices(side.batches)
+            for part in slices(side.batches, rows_max=SLICE_ROWS)
             for found in encoder.encoded(part)
         )
         async with aclosing(ahead(lines)) as coming:
-            async for suffix, each in coming:
-                await self._copy_lines(suffix, each)
+            following = await anext(coming, None)
+            while following is not None:
+                copied = _Copied(coming, *following)
+                await self._copy_lines(copied)
+                following = copied.following
 
-    async def _copy_lines(self, suffix: str, lines: Lines) -> None:
+    async def _copy_lines(self, copied: _Copied) -> None:
         def place(line: int) -> Mapping[str, object]:
-            return {"collection": self.table.collection, "key": lines.keys[line - 1]}
+            return {"collection": self.table.collection, "key": copied.keys[line - 1]}
 
-        name = self.table.temporary(suffix)
+        name = self.table.temporary(copied.suffix)
         with translated(place):
             await self.connection.copy_to_table(
                 name.table,
                 schema_name=name.schema,
-                columns=(_unquoted(self.table.key_column), *lines.columns),
-                source=_with_keys(lines),
+                columns=(_unquoted(self.table.key_column), *copied.columns),
+                source=copied.pieces(),
                 format="text",
             )
+        if copied.failed is not None:
+            raise copied.failed
 
     async def compare(self) -> Compared:
         """Fill ``live`` and ``actions``; count what was found.
@@ -325,9 +336,36 @@ def side_of(table: Table, names: Iterable[str], *, fill: bool) -> Table:
     return replace(table, name=TableName("pg_temp", table.name.table), columns=columns)
 
 
-async def _with_keys(lines: Lines) -> AsyncGenerator[bytes, None]:
-    """The lines, each with the row's key in the log in front."""
-    yield b"".join(_prefixed(lines))
+class _Copied:
+    """Lines that one COPY takes: of one table, as long as they have the same columns.
+
+    ``keys`` are those of its lines; ``following`` is what came after them. ``failed`` is why there
+    are no more: the COPY is ended first, as one that is broken off has to be cancelled.
+    """
+
+    def __init__(
+        self, coming: AsyncGenerator[tuple[str, Lines], None], suffix: str, first: Lines
+    ) -> None:
+        self.suffix = suffix
+        self.columns = first.columns
+        self.keys: list[str] = []
+        self.following: tuple[str, Lines] | None = (suffix, first)
+        self.failed: PitrError | None = None
+        self._coming = coming
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield the lines, each with the row's key in the log in front."""
+        while self.following is not None and len(self.keys) < COPY_ROWS:
+            suffix, lines = self.following
+            if (suffix, lines.columns) != (self.suffix, self.columns):
+                return
+            self.keys += lines.keys
+            yield b"".join(_prefixed(lines))
+            try:
+                self.following = await anext(self._coming, None)
+            except PitrError as error:
+                self.failed = error
+                return
 
 
 def _prefixed(lines: Lines) -> Iterator[bytes]:

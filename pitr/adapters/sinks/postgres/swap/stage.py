@@ -15,6 +15,7 @@ from pitr.adapters.sinks.postgres.rebound import rebound_foreign_key, rebound_in
 from pitr.adapters.sinks.postgres.swap.dependents import options_clause
 from pitr.adapters.sinks.postgres.swap.picture import Facts, Picture
 from pitr.adapters.sinks.postgres.tables import TableName, quoted
+from pitr.adapters.transactions import transaction
 from pitr.domain.errors import InvalidRequest
 
 _LIKE: Final = (
@@ -31,7 +32,7 @@ _SPACE: Final = "SELECT set_config('default_tablespace', $1, true)"
 @asynccontextmanager
 async def step(connection: asyncpg.Connection, *, lock_timeout_s: int) -> AsyncIterator[None]:
     """One short transaction of the long part, with the settings of a restore."""
-    async with connection.transaction():
+    async with transaction(connection):
         await pin_settings(connection, lock_timeout_s=lock_timeout_s)
         yield
 

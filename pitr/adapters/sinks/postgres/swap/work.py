@@ -35,6 +35,7 @@ from pitr.adapters.sinks.postgres.tables import (
     existing,
     quoted,
 )
+from pitr.adapters.transactions import roll_back
 from pitr.domain.errors import Conflict, InvalidRequest, Unavailable
 from pitr.domain.ports import RestorableState
 
@@ -172,7 +173,7 @@ class Swap:
             await self._move_sequences()
         except BaseException:
             if not self.connection.is_closed():
-                await transaction.rollback()
+                await roll_back(self.connection, transaction)
             raise
         await commit(self.connection, transaction, self.url, what="swap")
         self._note(exchange)
