@@ -12,6 +12,7 @@ from typing import Final
 import asyncpg
 
 from pitr.adapters.postgres.chunk_table import OpenTable, Order, open_table, storage_of
+from pitr.adapters.transactions import transaction
 from pitr.domain.errors import InvalidRequest, NotFound
 from pitr.domain.pgoutput.copying import (
     CHUNK_BYTES,
@@ -91,6 +92,8 @@ async def read_chunk(
 ) -> Chunk:
     """Read the next rows of a table; the transaction has ended when this returns.
 
+    The connection may have ended, too, if the last of all rows made the chunk large enough.
+
     A table that was written anew, or whose key has another order now, is read from its beginning.
     A chunk in the order of the key ends with the first row past ``bytes_max``. Blocks are read
     whole: a chunk of them ends when it has about ``CHUNK_BYTES``.
@@ -130,12 +133,12 @@ async def _read(
 
     async def take(piece: bytes) -> None:
         await rows.take(piece)
-        if rows.size_bytes > bytes_max and rows.count:
+        if rows.size_bytes > bytes_max and 0 < rows.count < rows_max:  # or it ends by itself
             raise _Enough
 
     cut = True
     with contextlib.suppress(_Enough):
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
+        async with transaction(connection, isolation="repeatable_read", readonly=True):
             table = await open_table(connection, relation)
             order = table.order
             if order is None:

@@ -18,6 +18,7 @@ import asyncpg
 
 from pitr.adapters.postgres.connection import CONNECT_TIMEOUT_S, PINNED, translated
 from pitr.adapters.postgres.replication import ReplicationStream
+from pitr.adapters.transactions import roll_back
 from pitr.domain.errors import Conflict, NotFound, Unavailable
 from pitr.domain.pgoutput.copying import CHUNK_BYTES
 from pitr.domain.pgoutput.model import Relation
@@ -99,7 +100,7 @@ class FrozenDatabase:
                 yield
                 await self._check_same(schema)
             except (Conflict, NotFound):
-                await savepoint.rollback()
+                await roll_back(self._connection, savepoint)
                 raise
             await savepoint.rollback()  # lets go of the lock; other errors end the connection
 
