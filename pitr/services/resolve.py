@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from pitr.domain.catalog import Catalog
 from pitr.domain.change import Change
-from pitr.domain.columnar.probe import transactions_between
-from pitr.domain.columnar.scan import changes_between, neighbours, transaction_start
+from pitr.domain.columnar.around import transactions_around
+from pitr.domain.columnar.scan import transaction_start
+from pitr.domain.columnar.single import changes_beside, neighbours
 from pitr.domain.errors import NotFound, TargetBeyondWatermark
 from pitr.domain.log import LogView
 from pitr.domain.manifest import ObjectRef
@@ -86,7 +87,9 @@ class Resolver:
         torn |= await self._archive.torn(view, Cut(seq_end=seq_end, at_us=target.at_us))
         cut = Cut(seq_end=seq_end, at_us=target.at_us, without_tx=frozenset(torn))
         paths = await self._archive.verified(neighbour_objects(view, target.at_us))
-        previous, following = await asyncio.to_thread(neighbours, paths, view.tail, target.at_us)
+        previous, following = await asyncio.to_thread(
+            neighbours, paths, view.tail, target.at_us, footers=self._archive.footers
+        )
         position = position_of(target, previous)
         if inside_gap(view.gaps, target.at_us):
             position = "gap"
@@ -112,11 +115,9 @@ class Resolver:
     ) -> Resolution:
         cut, torn = await self._cut(view, seq_end)
         paths = await self._archive.verified(segments_over(view, seq_end - 1, seq_end + 1))
-        around = await asyncio.to_thread(
-            changes_between, paths, view.tail, seq_first=seq_end - 1, seq_end=seq_end + 1
+        previous, following = await asyncio.to_thread(
+            changes_beside, paths, view.tail, seq_end, footers=self._archive.footers
         )
-        previous = next((change for change in around if change.seq == seq_end - 1), None)
-        following = next((change for change in around if change.seq == seq_end), None)
         position = position_of(target, previous)
         return _resolution(view, target, cut, torn, watermark_us, position, previous, following)
 
@@ -132,25 +133,18 @@ class Resolver:
         """Return the transactions with changes near ``seq_end``, on both sides of it."""
         if seq_end >= view.state.seq_next:
             return {}
-        last = min(seq_end + TRANSACTION_WINDOW, view.state.seq_next)
-        after = await self._transactions(view, seq_end, last, None)
-        names = frozenset(tx for _, tx in after)
         first = max(seq_end - TRANSACTION_WINDOW, 1)
-        before = await self._transactions(view, first, seq_end, names) if names else []
-        return torn_by_seq(before + after, seq_end)
-
-    async def _transactions(
-        self, view: LogView, seq_first: int, seq_end: int, names: frozenset[str] | None
-    ) -> list[tuple[int, str]]:
-        paths = await self._archive.verified(segments_over(view, seq_first, seq_end))
-        return await asyncio.to_thread(
-            transactions_between,
-            paths,
+        last = min(seq_end + TRANSACTION_WINDOW, view.state.seq_next)
+        near = await asyncio.to_thread(
+            transactions_around,
+            await self._archive.verified(segments_over(view, first, seq_end)),
+            await self._archive.verified(segments_over(view, seq_end, last)),
             view.tail,
-            seq_first=seq_first,
+            window=range(first, last),
             seq_end=seq_end,
-            names=names,
+            footers=self._archive.footers,
         )
+        return torn_by_seq(near, seq_end)
 
 
 def _check_captured(view: LogView, target: Target, watermark_us: int) -> None:

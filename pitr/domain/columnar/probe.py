@@ -1,8 +1,8 @@
-"""Small questions to verified files: the transactions around a seq, whether a file is whole."""
+"""Small questions to verified files: a few of their columns, whether a file is whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,30 +14,6 @@ from pitr.domain.manifest import ObjectRef
 
 BATCH_ROWS = 16_384
 """Rows in memory at a time."""
-
-
-def transactions_between(
-    paths: Sequence[Path],
-    tail: pa.Table,
-    *,
-    seq_first: int,
-    seq_end: int,
-    names: frozenset[str] | None = None,
-) -> list[tuple[int, str]]:
-    """Return (seq, tx) of the changes in ``[seq_first, seq_end)`` that have one, in seq order.
-
-    With ``names`` only of these transactions.
-    """
-    inside = (
-        (pc.field("seq") >= seq_first) & (pc.field("seq") < seq_end) & pc.is_valid(pc.field("tx"))
-    )
-    if names is not None:
-        inside &= pc.field("tx").isin(pa.array(sorted(names), pa.string()))
-    tables = [tail.select(["seq", "tx"]).filter(inside)]
-    for path in paths:
-        tables += [pa.table(batch).filter(inside) for batch in columns_of(path, ["seq", "tx"])]
-    found = pa.concat_tables(tables).sort_by("seq")
-    return list(zip(found["seq"].to_pylist(), found["tx"].to_pylist(), strict=True))
 
 
 def columns_of(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
