@@ -13,11 +13,10 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import zstandard
@@ -28,8 +27,7 @@ from pitr.domain.columnar.schema import CHANGE_SCHEMA
 from pitr.domain.errors import DataLoss
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """A page, checked and decompressed. ``rows_count`` of a dictionary is its values'."""
 
     body: bytes
@@ -74,22 +72,37 @@ def column_values(file: int, group: RowGroup, column: int, rows: range) -> list[
     chunk = group.chunks[column]
     if chunk.is_null:
         return [None] * len(rows)
-    field, pages = CHANGE_SCHEMA.field(column), group.pages(file, column)
+    pages = group.pages(file, column)
     found: list[Any] = []
     for number in pages.covering(rows):
         first, page = pages.rows_first[number], page_at(file, *pages.place(number))
         inside = range(max(rows.start - first, 0), min(rows.stop - first, page.rows_count))
-        if field.type == pa.int64():
-            found += values.integer_values(page.body, page.encoding, inside)
-            continue
-        found += values.text_values(
-            page.body,
-            page.encoding,
-            inside,
-            nullable=field.nullable,
-            dictionary=dictionary_of(file, group, column),
-        )
+        found += decoded(file, group, column, page, inside)
     return found
+
+
+def decoded(
+    file: int, group: RowGroup, column: int, page: Page, rows: Sequence[int]
+) -> Sequence[Any]:
+    """Decode some rows of a page, counted from its first and in order.
+
+    Raises:
+        ValueError: It cannot be decoded; also IndexError, struct.error.
+    """
+    if column in _INTEGERS:
+        return values.integer_values(page.body, page.encoding, rows)
+    return values.text_values(
+        page.body,
+        page.encoding,
+        rows,
+        nullable=column in _NULLABLE,
+        dictionary=dictionary_of(file, group, column),
+    )
+
+
+_INTEGERS: Final = {at for at, field in enumerate(CHANGE_SCHEMA) if field.type == pa.int64()}
+_NULLABLE: Final = {at for at, field in enumerate(CHANGE_SCHEMA) if field.nullable}
+"""Columns; to ask the schema for each page takes too long."""
 
 
 def _rows_with(file: int, group: RowGroup, key: bytes) -> Iterator[int]:
@@ -139,7 +152,7 @@ def page_at(file: int, offset: int, length: int) -> Page:
     if header is None:
         raise ValueError("the header of a page")
     size, packed_size, checksum, count, encoding = map(thrift.integer, header.groups())
-    packed = read[length - packed_size :]
+    packed = memoryview(read)[length - packed_size :]
     if zlib.crc32(packed) != checksum & 0xFFFFFFFF:
         raise ValueError("the checksum of a page")
     body = _context.zstd.decompress(packed, max_output_size=size)

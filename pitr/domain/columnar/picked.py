@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-
 from pitr.domain.columnar import values
 from pitr.domain.columnar.footers import COLLECTION, KEY, FooterCache, PageBounds, RowGroup
-from pitr.domain.columnar.pages import Page, dictionary_of, opened, page_at
+from pitr.domain.columnar.pages import decoded, opened, page_at
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 
 Keys = Mapping[str, Sequence[str]]
@@ -28,23 +26,17 @@ PickedRow = tuple[str, str, tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """A page of keys that may hold some; ``is_alone`` if it is of one collection."""
+    """A page of keys that may hold some of ``keys``, which are in order.
+
+    The page ascends if it is of one collection; ``are_objects`` if its keys begin with a brace.
+    """
 
     group: RowGroup
     collection: bytes
     page: int
     keys: list[bytes]
     is_alone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of a group with a wanted key."""
-
-    group: RowGroup
-    number: int
-    collection: bytes
-    key: bytes
+    are_objects: bool
 
 
 def picked(
@@ -61,12 +53,22 @@ def picked(
     numbers = [CHANGE_SCHEMA.get_field_index(name) for name in columns]
     with opened(path) as file:
         searches = _searches(file, footers.footer(path).groups, keys)
-        rows = list(chain.from_iterable(_found(file, search) for search in searches))
-        picks = zip(*(_values_of_many(file, rows, number) for number in numbers), strict=True)
-        return [
-            (row.collection.decode(), row.key.decode(), pick)
-            for row, pick in zip(rows, picks, strict=True)
-        ]
+        found = [(search, _found(file, search)) for search in searches]
+        waiting = iter(found)  # that a thread takes the next one of needs no other lock
+
+        def work() -> list[PickedRow]:
+            return [row for search, rows in waiting for row in _rows(file, search, rows, numbers)]
+
+        if len(found) < MANY_SEARCHES:
+            return work()
+        with ThreadPoolExecutor(1, thread_name_prefix="picks") as beside:
+            later = beside.submit(work)
+            return work() + later.result()
+
+
+MANY_SEARCHES: Final = 6
+"""Pages of keys from which on two threads read the values: most of that is to decompress, which
+needs no lock of the interpreter. To search keys takes it again and again, so one thread does."""
 
 
 class Picks:
@@ -99,9 +101,6 @@ class Picks:
         return found
 
 
-MANY_ROWS: Final = 64
-"""Rows from which on it is worth the while to read by two threads."""
-
 ROW_BYTES: Final = 500
 """What a picked row takes beside its values, about."""
 
@@ -122,7 +121,7 @@ def _searches(file: int, groups: Sequence[RowGroup], keys: Keys) -> Iterator[_Se
         least, most = group.chunks[COLLECTION].bounds
         least_key, most_key = group.chunks[KEY].bounds
         for name, wanted in sought.items():
-            inside = [key for key in wanted if least_key <= key <= most_key]
+            inside = wanted[bisect_left(wanted, least_key) : bisect_right(wanted, most_key)]
             if inside and least <= name <= most:
                 yield from _searches_of(file, group, name, inside)
 
@@ -132,7 +131,7 @@ def _searches_of(file: int, group: RowGroup, name: bytes, keys: list[bytes]) -> 
     count = len(group.pages(file, KEY).rows_first)
     bounds = group.page_bounds(file, KEY)
     if bounds is None:
-        yield from (_Search(group, name, page, keys, False) for page in range(count))
+        yield from (_Search(group, name, page, keys, False, False) for page in range(count))
         return
     for run, is_alone in _ascending(count, name, *_collections_of(file, group)):
         found: dict[int, list[bytes]] = {}
@@ -142,7 +141,8 @@ def _searches_of(file: int, group: RowGroup, name: bytes, keys: list[bytes]) -> 
                 found.setdefault(page, []).append(key)
                 page += 1
         for page, sought in found.items():
-            yield _Search(group, name, page, sought, is_alone)
+            are_objects = bounds.least[page][:1] == bounds.most[page][:1] == b"{"
+            yield _Search(group, name, page, sought, is_alone, are_objects)
 
 
 def _collections_of(file: int, group: RowGroup) -> tuple[bool, PageBounds | None]:
@@ -173,79 +173,45 @@ def _ascending(
         first = max(end, first + 1)
 
 
-def _found(file: int, search: _Search) -> Iterator[_Row]:
-    group, name, pages = search.group, search.collection, search.group.pages(file, KEY)
-    first, page = pages.rows_first[search.page], page_at(file, *pages.place(search.page))
-    if page.encoding != values.PLAIN:
-        raise ValueError(f"keys in encoding {page.encoding}")
-    if search.is_alone:
-        for place, key in values.rows_of_keys(page.body, page.rows_count, search.keys):
-            yield _Row(group, first + place, name, key)
-        return
-    wanted = frozenset(search.keys)
-    every = values.all_text(page.body, page.rows_count)
-    rows = [_Row(group, first + at, name, key) for at, key in enumerate(every) if key in wanted]
-    for row, found in zip(rows, _values(file, rows, COLLECTION), strict=True):
-        if found == name:
-            yield row
-
-
 # What they have ---------------------------------------------------------------------------------
 
 
-def _values_of_many(file: int, rows: Sequence[_Row], column: int) -> list[Any]:
-    """Return what ``_values`` does; of many rows by two threads, as each has a page of its own.
-
-    To read, check and decompress pages is most of the work, and needs no lock of the interpreter.
-    """
-    if len(rows) < MANY_ROWS:
-        return _values(file, rows, column)
-    half = len(rows) // 2
-    with ThreadPoolExecutor(1, thread_name_prefix="picks") as beside:
-        later = beside.submit(_values, file, rows[half:], column)
-        found = _values(file, rows[:half], column)
-        return found + later.result()
+def _rows(
+    file: int, search: _Search, found: Sequence[tuple[int, bytes]], columns: Sequence[int]
+) -> Iterator[PickedRow]:
+    """Return the rows that a search has found, with what they have in some columns."""
+    rows = [row for row, _ in found]
+    picks = [_values(file, search.group, column, rows) for column in columns]
+    for (_, key), *values_ in zip(found, *picks, strict=True):
+        yield search.collection.decode(), key.decode(), tuple(values_)
 
 
-def _values(file: int, rows: Sequence[_Row], column: int) -> list[Any]:
-    """Return what the rows have in a column. Rows of a page come together and in order."""
+def _found(file: int, search: _Search) -> list[tuple[int, bytes]]:
+    """Return the rows of a group that a search finds, and their keys, in order."""
+    group, pages = search.group, search.group.pages(file, KEY)
+    first, page = pages.rows_first[search.page], page_at(file, *pages.place(search.page))
+    if page.encoding != values.PLAIN:
+        raise ValueError(f"keys in encoding {page.encoding}")
+    are_objects = search.is_alone and search.are_objects
+    places = values.rows_of_keys(page.body, page.rows_count, search.keys, are_objects=are_objects)
+    found = [(first + place, key) for place, key in places]
+    if search.is_alone:
+        return found
+    names = _values(file, group, COLLECTION, [row for row, _ in found])
+    return [each for each, name in zip(found, names, strict=True) if name == search.collection]
+
+
+def _values(file: int, group: RowGroup, column: int, rows: Sequence[int]) -> list[Any]:
+    """Return what rows of a group have in a column; they are in order. Each page is read once."""
+    pages = group.pages(file, column)
     found: list[Any] = []
-    first = 0
-    while first < len(rows):
-        group, number = rows[first].group, rows[first].number
-        pages = group.pages(file, column)
-        [place, *_] = pages.covering(range(number, number + 1))
-        start = pages.rows_first[place]
-        page = page_at(file, *pages.place(place))
-        here = []
-        while first < len(rows) and rows[first].group is group:
-            if not start <= rows[first].number < start + page.rows_count:
-                break
-            here.append(rows[first].number - start)
-            first += 1
-        for run in _runs(here):
-            found += _decoded(file, group, column, page, run)
+    at = 0
+    while at < len(rows):
+        number = bisect_right(pages.rows_first, rows[at]) - 1
+        first, page = pages.rows_first[number], page_at(file, *pages.place(number))
+        end = bisect_left(rows, first + page.rows_count, at)
+        if end == at:
+            raise ValueError("a page has too few rows")
+        found += decoded(file, group, column, page, [row - first for row in rows[at:end]])
+        at = end
     return found
-
-
-def _runs(rows: list[int]) -> Iterator[range]:
-    first = rows[0]
-    for row, following in zip(rows, [*rows[1:], -1], strict=True):
-        if following != row + 1:
-            yield range(first, row + 1)
-            first = following
-
-
-def _decoded(file: int, group: RowGroup, column: int, page: Page, rows: range) -> list[Any]:
-    field = CHANGE_SCHEMA.field(column)
-    if field.type == pa.int64():
-        return list(values.integer_values(page.body, page.encoding, rows))
-    return list(
-        values.text_values(
-            page.body,
-            page.encoding,
-            rows,
-            nullable=field.nullable,
-            dictionary=dictionary_of(file, group, column),
-        )
-    )

@@ -10,13 +10,11 @@ DELTA_BINARY_PACKED, dictionaries) and ``README.md`` (data pages).
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pitr.domain.columnar.thrift import Reader
 
@@ -30,30 +28,34 @@ _INT64 = struct.Struct("<q")
 
 
 def text_values(
-    body: bytes, encoding: int, rows: range, *, nullable: bool, dictionary: Sequence[bytes]
-) -> list[bytes | None]:
-    """Decode the text of ``rows`` of a page, counted from its first row.
+    body: bytes, encoding: int, rows: Sequence[int], *, nullable: bool, dictionary: Sequence[bytes]
+) -> Sequence[bytes | None]:
+    """Decode the text of ``rows`` of a page, counted from its first row and in order.
 
     Raises:
         ValueError: It cannot be decoded; also IndexError, struct.error.
     """
-    present, before, start = [True] * len(rows), rows.start, 0
+    places: Sequence[int | None] = rows
+    start = 0
     if nullable:
         start = _LENGTH.size + _LENGTH.unpack_from(body)[0]
-        present, before = _present(body[_LENGTH.size : start], rows)
-    wanted = range(before, before + sum(present))
+        places = _places(body[_LENGTH.size : start], rows)
+    wanted = rows if places is rows else [place for place in places if place is not None]
     if encoding == PLAIN:
-        values = iter(_plain(body, start, wanted))
+        found = _plain(body, start, wanted)
     elif encoding in (PLAIN_DICTIONARY, RLE_DICTIONARY):
         codes = _coded(body, start + 1, body[start], wanted) if wanted else []
-        values = iter([dictionary[code] for code in codes])
+        found = [dictionary[code] for code in codes]
     else:
         raise ValueError(f"text in encoding {encoding}")
-    return [next(values) if there else None for there in present]
+    if places is rows:
+        return found
+    values = iter(found)
+    return [None if place is None else next(values) for place in places]
 
 
-def integer_values(body: bytes, encoding: int, rows: range) -> list[int]:
-    """Decode the integers of ``rows`` of a page; none are null.
+def integer_values(body: bytes, encoding: int, rows: Sequence[int]) -> list[int]:
+    """Decode the integers of ``rows`` of a page, in order; none are null.
 
     Raises:
         ValueError: It cannot be decoded; also IndexError, struct.error.
@@ -61,7 +63,9 @@ def integer_values(body: bytes, encoding: int, rows: range) -> list[int]:
     if encoding == PLAIN:
         return [_INT64.unpack_from(body, 8 * row)[0] for row in rows]
     if encoding == DELTA_BINARY_PACKED:
-        return _delta(body, rows)
+        span = range(rows[0], rows[-1] + 1) if rows else range(0)
+        found = _delta(body, span)
+        return [found[row - span.start] for row in rows]
     raise ValueError(f"integers in encoding {encoding}")
 
 
@@ -81,51 +85,61 @@ def places_of(body: bytes, value: bytes) -> list[int]:
     return found
 
 
-def rows_of_keys(body: bytes, count: int, keys: Sequence[bytes]) -> list[tuple[int, bytes]]:
-    """Return the rows of a page of ``count`` canonical keys in order that have one of ``keys``.
+def rows_of_keys(
+    body: bytes, count: int, keys: Sequence[bytes], *, are_objects: bool
+) -> list[tuple[int, bytes]]:
+    """Return the rows of a page of ``count`` ascending PLAIN texts that have one of ``keys``.
 
-    A key is behind its length, whose last byte is zero, and begins with a brace. Where that does
-    not tell where each begins, the page is decoded.
+    Args:
+        keys: In order.
+        are_objects: Each text begins with a brace. Where there are as many braces as texts, these
+            tell where texts begin, and how many do before a place: little has to be decoded.
     """
     octets = np.frombuffer(body, np.uint8)
-    braces = np.flatnonzero(octets == _BRACE)
-    starts = braces[octets[braces - 1] == 0]
-    is_known = len(starts) == count and _follow(octets, starts)
-    every: Sequence[bytes] = _Texts(body, starts) if is_known else all_text(body, count)
+    begins = octets == _BRACE
+    if np.count_nonzero(begins) != count and len(body) < 1 << 24:  # some are inside of texts
+        begins[1:] &= octets[:-1] == 0  # before a text is its length, whose last byte is zero
+    if not are_objects or np.count_nonzero(begins) != count:
+        wanted = frozenset(keys)
+        return [(row, key) for row, key in enumerate(all_text(body, count)) if key in wanted]
     found = []
+    marks, row, counted = begins.tobytes(), 0, 0
     for key in keys:
-        row = bisect_left(every, key)
-        while row < count and every[row] == key:
+        needle = _LENGTH.pack(len(key)) + key
+        place = body.find(needle, *_around(body, marks, key))
+        if place < 0 or not marks.startswith(b"", place + 4):
+            continue
+        row += int(np.count_nonzero(begins[counted : place + 4]))
+        while body.startswith(needle, place):
             found.append((row, key))
             row += 1
+            place += len(needle)
+        counted = place + 4
     return found
 
 
 _BRACE: Final = ord("{")
 
-
-def _follow(octets: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> bool:
-    """Tell whether each text of a page begins where the one before it ends."""
-    lengths = octets[starts - 4].astype(np.int64)
-    for place in (1, 2, 3):
-        lengths += octets[starts - 4 + place].astype(np.int64) << 8 * place
-    ends = starts + lengths
-    return bool(starts[0] == 4 and ends[-1] == len(octets) and (starts[1:] == ends[:-1] + 4).all())
+_NEAR_BYTES: Final = 4_096
+"""To look at that many bytes takes less time than to halve them."""
 
 
-class _Texts(Sequence[bytes]):
-    """PLAIN text of which it is known where each begins."""
+def _around(body: bytes, marks: bytes, key: bytes) -> tuple[int, int]:
+    """Return where ``key`` and its length are, roughly, if they are in a page of ascending texts.
 
-    def __init__(self, body: bytes, starts: npt.NDArray[np.int64]) -> None:
-        self._body = body
-        self._starts = starts
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, row: Any) -> Any:
-        start = int(self._starts[row])
-        return self._body[start : start + _LENGTH.unpack_from(self._body, start - 4)[0]]
+    Args:
+        marks: One where a text begins, else zero.
+    """
+    low, high, end = 0, len(body), len(body)
+    while high - low > _NEAR_BYTES:
+        middle = (low + high) // 2
+        start = marks.find(1, middle, high)
+        if start >= 0 and body[start : start + _LENGTH.unpack_from(body, start - 4)[0]] < key:
+            low = start
+        else:
+            high = middle
+            end = end if start < 0 else start + len(key)
+    return max(low - 4, 0), end
 
 
 def all_text(body: bytes, count: int) -> list[bytes]:
@@ -133,13 +147,13 @@ def all_text(body: bytes, count: int) -> list[bytes]:
     return _plain(body, 0, range(count))
 
 
-def _plain(body: bytes, place: int, wanted: range) -> list[bytes]:
+def _plain(body: bytes, place: int, wanted: Sequence[int]) -> list[bytes]:
     length_at = _LENGTH.unpack_from
-    for _ in range(wanted.start):
-        place += 4 + length_at(body, place)[0]
-    found = []
-    for _ in wanted:
-        start = place + 4
+    found, following = [], 0
+    for row in wanted:
+        for _ in range(following, row):
+            place += 4 + length_at(body, place)[0]
+        start, following = place + 4, row + 1
         place = start + length_at(body, place)[0]
         if place > len(body):
             raise ValueError("text ends too early")
@@ -147,32 +161,45 @@ def _plain(body: bytes, place: int, wanted: range) -> list[bytes]:
     return found
 
 
-def _present(levels: bytes, rows: range) -> tuple[list[bool], int]:
-    """Return for each of ``rows`` whether it has a value, and how many rows before them do."""
-    before = first = 0
+def _places(levels: bytes, rows: Sequence[int]) -> Sequence[int | None]:
+    """Return which value of the page is that of each row; None if the row has none.
+
+    It is ``rows`` itself where all have one, which is told at once if all before them have, too.
+    """
+    found: list[int | None] = []
+    first = before = at = 0
     for count, level, packed in _runs(levels, 0, 1):
-        skipped = min(count, rows.start - first)
-        if skipped <= 0:
-            break
-        before += skipped * level if packed is None else _low_bits(packed, skipped).bit_count()
+        if level and first == 0 and rows and rows[-1] < count:
+            return rows
+        while at < len(rows) and rows[at] < first + count:
+            skipped = rows[at] - first
+            if packed is None:
+                found.append(before + skipped if level else None)
+            else:
+                is_there = packed >> skipped & 1
+                found.append(before + _low_bits(packed, skipped).bit_count() if is_there else None)
+            at += 1
+        if at == len(rows):
+            return found
+        before += count * level if packed is None else packed.bit_count()
         first += count
-    return [level == 1 for level in _coded(levels, 0, 1, rows)], before
+    raise ValueError("levels end too early")
 
 
 def _low_bits(value: int, count: int) -> int:
     return value & ((1 << count) - 1)
 
 
-def _coded(body: bytes, place: int, width: int, wanted: range) -> list[int]:
+def _coded(body: bytes, place: int, width: int, wanted: Sequence[int]) -> list[int]:
     found: list[int] = []
-    mask, first = (1 << width) - 1, 0
+    mask, first, at = (1 << width) - 1, 0, 0
     for count, value, packed in _runs(body, place, width):
-        last = first + count
-        for row in range(max(first, wanted.start), min(last, wanted.stop)):
-            found.append(value if packed is None else packed >> (row - first) * width & mask)
-        first = last
-        if first >= wanted.stop:
+        while at < len(wanted) and wanted[at] < first + count:
+            found.append(value if packed is None else packed >> (wanted[at] - first) * width & mask)
+            at += 1
+        if at == len(wanted):
             return found
+        first += count
     raise ValueError("codes end too early")
 
 

@@ -78,6 +78,55 @@ def test_places_of_a_text(texts: list[str], wanted: str) -> None:
     assert values.places_of(body, wanted.encode()) == expected
 
 
+@pytest.mark.parametrize("start", ["ones", "zeros", "packed"])
+@given(data=st.data())
+def test_rows_here_and_there_of_a_page_with_nulls(start: str, data: st.DataObject) -> None:
+    """Levels are runs of ones and zeros (count << 1, level), or eight packed (1 << 1 | 1, bits)."""
+    runs = {
+        "ones": (b"\x3c\1", [1] * 30),
+        "zeros": (b"\x04\0", [0] * 2),
+        "packed": (b"\x03\xad", [1, 0, 1, 1, 0, 1, 0, 1]),
+    }
+    names = [start, *data.draw(st.lists(st.sampled_from(sorted(runs)), max_size=6)), "ones"]
+    levels = b"".join(runs[name][0] for name in names)
+    there = [level for name in names for level in runs[name][1]]
+    texts = [b"%d" % row if level else None for row, level in enumerate(there)]
+    plain = b"".join(struct.pack("<I", len(text)) + text for text in texts if text is not None)
+    rows = sorted(data.draw(st.frozensets(st.integers(0, len(texts) - 1), min_size=1)))
+    body = struct.pack("<I", len(levels)) + levels + plain
+    found = values.text_values(body, values.PLAIN, rows, nullable=True, dictionary=[])
+    assert found == [texts[row] for row in rows]
+    with pytest.raises(ValueError, match="levels"):
+        values.text_values(body, values.PLAIN, [len(texts)], nullable=True, dictionary=[])
+
+
+BRACED = st.sampled_from(
+    ["{", "{}", "{a", "{{", '{"a":1}', "{\0{", "{" * 30, "{" + "b" * 118 + "{"]
+)
+ODD = BRACED | st.text("{}b\0", max_size=4)
+
+
+@pytest.mark.parametrize("near", [1, 40, 4_096])
+@given(
+    texts=st.lists(BRACED, min_size=1, max_size=300) | st.lists(ODD, min_size=1, max_size=300),
+    wanted=st.frozensets(ODD),
+)
+def test_rows_of_keys_are_where_the_texts_are(
+    near: int, texts: list[str], wanted: frozenset[str]
+) -> None:
+    """Whether braces tell where texts begin or not, and whatever looks like a length."""
+    texts = sorted(texts)
+    body = b"".join(len(text).to_bytes(4, "little") + text.encode() for text in texts)
+    expected = [(row, text.encode()) for row, text in enumerate(texts) if text in wanted]
+    keys = sorted(key.encode() for key in wanted)
+    are_objects = all(text.startswith("{") for text in texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values, "_NEAR_BYTES", near)
+        found = values.rows_of_keys(body, len(texts), keys, are_objects=are_objects)
+        assert found == expected
+        assert values.rows_of_keys(body, len(texts), keys, are_objects=False) == expected
+
+
 @pytest.mark.parametrize("rows", [range(0, 1), range(3, 9)])
 def test_a_page_that_ends_too_early_is_an_error(rows: range) -> None:
     for encoded in (values.PLAIN, values.RLE_DICTIONARY, values.DELTA_BINARY_PACKED, 99):
