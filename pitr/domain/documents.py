@@ -6,6 +6,8 @@ Source: RFC 7396 (JSON Merge Patch); member values stay as ``msgspec.Raw``, so t
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -15,6 +17,13 @@ _names = msgspec.json.Decoder(list[str])
 def members(document: bytes) -> dict[str, bytes]:
     """Split an object into its top-level members, values byte for byte, in order."""
     return {name: bytes(value) for name, value in _members.decode(document).items()}
+
+
+def member_names(document: str) -> Collection[str]:
+    """Return what the top-level members of an object are called; nothing of another document."""
+    if document[:1] != "{" and not is_object(document.encode()):
+        return ()
+    return _members.decode(document).keys()
 
 
 def joined(parts: dict[str, bytes]) -> bytes:

@@ -57,7 +57,8 @@ class Changed:
     """Rows that changed, in a file of ``CHANGED_SCHEMA`` in (collection, key) order.
 
     ``seq_first`` is the first change that one cut has and the other has not. ``torn`` are some of
-    the ``torn_count`` transactions that changed these rows and others too.
+    the ``torn_count`` transactions that changed these rows and others too. ``rows`` are those of
+    the file, if they are few.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Changed:
     seq_first: int = 0
     torn_count: int = 0
     torn: tuple[str, ...] = ()
+    rows: tuple[tuple[str, str], ...] | None = None
 
 
 def changed_rows(

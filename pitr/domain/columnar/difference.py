@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pitr.domain.change import Op
 from pitr.domain.columnar.engine import translated
-from pitr.domain.documents import is_object, members
+from pitr.domain.documents import member_names
 from pitr.domain.errors import Conflict
 from pitr.domain.keys import column_names
 
@@ -191,8 +191,10 @@ class _Writer:
         difference.inserts += now is None
         difference.deletes += then is None
         difference.updates += now is not None and then is not None
-        _add_members(difference.members_now, now)
-        _add_members(difference.members_then, then)
+        if now is not None:
+            difference.members_now.update(member_names(now))
+        if then is not None:
+            difference.members_then.update(member_names(then))
         self._digest_parts((key, now, then))
         self._waiting.append((key, now, then))
         self._waiting_bytes += len(key) + len(now or "") + len(then or "")
@@ -200,10 +202,8 @@ class _Writer:
             self._flush()
 
     def _digest_parts(self, parts: Sequence[str | None]) -> None:
-        for part in parts:
-            body = b"" if part is None else part.encode()
-            self._digest.update(b"%d:" % (-1 if part is None else len(body)))
-            self._digest.update(body)
+        bodies = [b"-1:" if part is None else _digested(part.encode()) for part in parts]
+        self._digest.update(b"".join(bodies))
 
     def _flush(self) -> None:
         if self._waiting:
@@ -218,9 +218,5 @@ class _Writer:
         self.difference.sha256 = self._digest.hexdigest()
 
 
-def _add_members(names: set[str], document: str | None) -> None:
-    if document is None:
-        return
-    body = document.encode()
-    if is_object(body):
-        names.update(members(body))
+def _digested(body: bytes) -> bytes:
+    return b"%d:%b" % (len(body), body)

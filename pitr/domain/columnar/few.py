@@ -8,7 +8,7 @@ are picked out. Where there is too much of either, the caller takes ``changed`` 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,19 +144,18 @@ def few_changed(changes: pa.Table, between: Between, path: Path) -> Changed | No
         first[place] = min(first.get(place, mine), mine)
     if len(first) > ROWS_MAX:
         return None
-    counts: dict[str, int] = {}
-    for collection, _ in sorted(first):
-        counts[collection] = counts.get(collection, 0) + 1
-    columns = zip(*((*place, first[place][1]) for place in sorted(first)), strict=True)
-    table = pa.table([list(column) for column in columns] or [[], [], []], schema=CHANGED_SCHEMA)
-    pq.write_table(table, path, compression="zstd")
+    ordered = sorted(first)
+    columns = [[name for name, _ in ordered], [key for _, key in ordered]]
+    columns.append([first[place][1] for place in ordered])
+    pq.write_table(pa.table(columns, schema=CHANGED_SCHEMA), path, compression="zstd")
     torn = sorted(_torn(rows, chosen, between))
     return Changed(
         path=path,
-        counts=counts,
+        counts=dict(Counter(columns[0])),
         seq_first=min((row["seq"] for row in chosen), default=0),
         torn_count=len(torn),
         torn=tuple(torn[:TORN_SHOWN]),
+        rows=tuple(ordered),
     )
 
 

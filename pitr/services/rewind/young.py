@@ -29,7 +29,6 @@ class YoungChanges:
         self._view = view
         self._tables: dict[str, pa.Table] = {}
         self._tail: pa.Table | None = None
-        self._keys: tuple[Changed, list[tuple[str, str]]] | None = None
 
     async def of(self, refs: Sequence[ObjectRef]) -> pa.Table | None:
         """Return the changes in the tail and in these objects; None if they are too many.
@@ -78,7 +77,7 @@ class YoungChanges:
         base = few.Base(paths=await self._archive.verified(reads.base), seq_end=reads.base_seq_end)
         return await asyncio.to_thread(
             few.few_states,
-            self._keys_of(changed),
+            _keys_of(changed),
             base,
             changes,
             reads.cut,
@@ -100,10 +99,10 @@ class YoungChanges:
         own = every.filter(pc.equal(every["collection"], collection))
         return list(fold(few.young_ones(own), reads.cut).values())
 
-    def _keys_of(self, changed: Changed) -> list[tuple[str, str]]:
-        if self._keys is None or self._keys[0] is not changed:
-            with translated():
-                table = pq.ParquetFile(changed.path).read(["collection", "key"])
-            names, keys = table["collection"].to_pylist(), table["key"].to_pylist()
-            self._keys = changed, list(zip(names, keys, strict=True))
-        return self._keys[1]
+
+def _keys_of(changed: Changed) -> Sequence[tuple[str, str]]:
+    if changed.rows is not None:
+        return changed.rows
+    with translated():
+        table = pq.ParquetFile(changed.path).read(["collection", "key"])
+    return list(zip(table["collection"].to_pylist(), table["key"].to_pylist(), strict=True))

@@ -95,7 +95,10 @@ def test_few_changed_rows_are_what_the_engine_finds(data: st.DataObject) -> None
     )
 
     def content(found: Changed) -> tuple[object, ...]:
-        return replace(found, path=Path()), pq.read_table(found.path).to_pylist()
+        rows = pq.read_table(found.path).to_pylist()
+        places = tuple((row["collection"], row["key"]) for row in rows)
+        assert found.rows in (None, places)
+        return replace(found, path=Path(), rows=None), rows
 
     with folder() as path:
         if second:

@@ -52,12 +52,19 @@ ORDER BY schema, name
 """Sequences that belong to no column. All are read before one is moved."""
 
 
+async def sequences_of(connection: asyncpg.Connection, oids: Iterable[int]) -> list[asyncpg.Record]:
+    """Find the sequences behind columns of tables: schema, name, table, column, ascends."""
+    found: list[asyncpg.Record] = await connection.fetch(_SEQUENCES, list(oids))
+    return found
+
+
 async def move_sequences(
     connection: asyncpg.Connection,
     tables: Iterable[Table],
     *,
     samples: Sequence[SampledSequence] = (),
     whole: bool = False,
+    known: Sequence[asyncpg.Record] | None = None,
 ) -> None:
     """Move the sequences behind columns to where they stood, and past the largest value there.
 
@@ -65,13 +72,19 @@ async def move_sequences(
     is restored also those of the samples that belong to no column. None moves back. PostgreSQL
     does not undo this with the transaction, so it comes last: a failure after it leaves a hole in
     the numbers.
+
+    Args:
+        known: What ``sequences_of`` said; it may be of more tables.
     """
     loaded = {table.oid: table for table in tables}
     stood: dict[tuple[str, str], list[SampledSequence]] = {}
     for sample in samples:
         stood.setdefault((sample.schema, sample.name), []).append(sample)
-    for row in await connection.fetch(_SEQUENCES, list(loaded)):
-        table = loaded[row["table"]]
+    found = known if known is not None else await sequences_of(connection, loaded)
+    for row in found:
+        table = loaded.get(row["table"])
+        if table is None:
+            continue
         for sample in _samples_of(table, row["column"], stood):
             await _move_to(connection, row, sample)
         await _move_past_rows(connection, row, table.name)
@@ -101,7 +114,7 @@ async def sequences_to_move(
         stood.setdefault((sample.schema, sample.name), []).append(sample)
     found = [
         f"{row['schema']}.{row['name']}"
-        for row in await connection.fetch(_SEQUENCES, list(loaded))
+        for row in await sequences_of(connection, loaded)
         if row["table"] in filled or _samples_of(loaded[row["table"]], row["column"], stood)
     ]
     if whole and stood:

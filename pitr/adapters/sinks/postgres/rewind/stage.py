@@ -36,6 +36,9 @@ SLICE_ROWS: Final = 256
 COPY_ROWS: Final = 16_384
 """Rows of one COPY, about; their keys are kept meanwhile, to name the one that does not fit."""
 
+_ONE_TEXT: Final = frozenset(("int2", "int4", "int8", "bool", "uuid", "date", "text", "varchar"))
+"""Types of which every value is written in one way only."""
+
 _BY_VALUE: Final = frozenset(("numeric", "jsonb"))
 """Types of which another source than the table itself may write equal values in other ways."""
 
@@ -154,9 +157,17 @@ class Stage:
         Raises:
             Conflict: Two keys of the log are one row of the table.
         """
-        await self._check_single()
+        if not self._is_single():
+            await self._check_single()
         await self._make_live()
         return await self._decide()
+
+    def _is_single(self) -> bool:
+        """Whether two keys of the log cannot be one row: each value has one text, the column's."""
+        table = self.table
+        names = {name for name, _ in table.key}
+        bases = {column.base for column in table.now.columns if column.name in names}
+        return table.captured and bases <= _ONE_TEXT
 
     async def _check_single(self) -> None:
         table = self.table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,7 @@ from pitr.adapters.sinks.postgres.rewind.tables import (
     rewind_tables,
 )
 from pitr.adapters.sinks.postgres.rewind.writing import Writing, in_order
-from pitr.adapters.sinks.postgres.sequences import move_sequences
+from pitr.adapters.sinks.postgres.sequences import move_sequences, sequences_of
 from pitr.adapters.sinks.postgres.tables import quoted
 from pitr.adapters.sinks.postgres.triggers import Triggers
 from pitr.domain.errors import Conflict
@@ -51,25 +51,6 @@ FROM pg_database WHERE datname = current_database()
 _SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
 _SAYS: Final = "SELECT pg_logical_emit_message(true, $1, $2::text)"
 
-_SEQUENCES = """
-SELECT DISTINCT n.nspname AS schema, c.relname AS name, a.attname::text AS column,
-    s.seqincrement > 0 AS ascends
-FROM pg_depend d
-JOIN pg_class c ON c.relkind = 'S'
- AND c.oid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE d.refobjid END
-JOIN pg_sequence s ON s.seqrelid = c.oid
-JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
-JOIN pg_attribute a
-  ON a.attrelid = coalesce(f.adrelid, d.refobjid) AND a.attnum = coalesce(f.adnum, d.refobjsubid)
-WHERE a.attrelid = $1::bigint::oid AND a.attgenerated = ''
-  AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype)
-  AND (d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
-       OR d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-       AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0)
-ORDER BY schema, name
-"""
-
 
 @dataclass(kw_only=True)
 class Ground:
@@ -78,6 +59,7 @@ class Ground:
     place: Place
     tables: Mapping[str, DescribedTable]
     keys: tuple[ForeignKey, ...]
+    sequences: Sequence[asyncpg.Record]
     triggers: Triggers = field(default_factory=Triggers)
     xid: str | None = None
 
@@ -96,6 +78,9 @@ class Ground:
             place=await place_of(connection, url),
             tables=described,
             keys=await foreign_keys(connection, oids),
+            sequences=await sequences_of(
+                connection, [table.oids[0] for table in described.values()]
+            ),
         )
 
     async def quieten(self, connection: asyncpg.Connection) -> None:
@@ -206,7 +191,8 @@ class RewindWork:
         """What a plan shows; ``known`` are the collections of the log."""
         sequences: list[SequenceSight] = []
         for table in self.tables:
-            sequences += await _sequences(self.connection, table)
+            own = [each for each in self.ground.sequences if each["table"] == table.oids[0]]
+            sequences += await _moving(self.connection, table, own)
         sight = replace(
             await self.scanned(),
             conflicts=tuple(await self._conflicts(CONFLICTS_SHOWN)),
@@ -279,6 +265,7 @@ class RewindWork:
         await move_sequences(
             self.connection,
             [replace(each.now, name=each.temporary(WANTED)) for each in self.tables],
+            known=self.ground.sequences,
         )
         settled_rows: list[tuple[str, str]] = []
         for stage in self.stages:
@@ -307,10 +294,12 @@ async def place_of(connection: asyncpg.Connection, url: str) -> Place:
     return Place(url=shown(url), system=system, database=database, database_oid=oid)
 
 
-async def _sequences(connection: asyncpg.Connection, table: RewindTable) -> list[SequenceSight]:
-    """The sequences that a rewind would move, and to what."""
+async def _moving(
+    connection: asyncpg.Connection, table: RewindTable, sequences: Iterable[asyncpg.Record]
+) -> list[SequenceSight]:
+    """Those of a table's sequences that a rewind would move, and to what."""
     found = []
-    for row in await connection.fetch(_SEQUENCES, table.oids[0]):
+    for row in sequences:
         furthest, past = ("max", ">") if row["ascends"] else ("min", "<")
         sequence = f"{quoted(row['schema'])}.{quoted(row['name'])}"
         column = quoted(row["column"])
