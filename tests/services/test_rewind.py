@@ -670,7 +670,7 @@ def _armed(sink: PostgresRewind, killer: Killer, left: int, *, after: bool = Fal
                 killer.left = -1
 
     class Armed:
-        position, outcome = sink.position, sink.outcome
+        warm, position, outcome = sink.warm, sink.position, sink.outcome
         kept = contextlib.nullcontext  # else one that was kept is tried out first: one more
 
         @contextlib.asynccontextmanager

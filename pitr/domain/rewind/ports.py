@@ -112,6 +112,14 @@ class RewindSink(Protocol):
         """Keep the connection from one call to the next meanwhile: each of its own costs time."""
         ...
 
+    async def warm(self) -> None:
+        """Let the database read of its catalogs what it needs, while nobody waits for it.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        ...
+
     async def position(self) -> tuple[Place, int | None]:
         """Tell which database it is, and where its WAL ends; None if it has no WAL of its own.
 

@@ -44,6 +44,7 @@ from pitr.services.rewind.seen import (
     transaction_document,
 )
 from pitr.services.rewind.undo import operation_of, traces_of
+from pitr.services.tasks import beside
 
 OVERTAKEN_SHOWN: Final = 20
 
@@ -93,7 +94,8 @@ class Planner:
 
     async def ready(self, request: Asked, sink: RewindSink, hold: AsyncExitStack) -> Ready:
         """Plan what is asked for, with everything kept in ``hold`` that it takes to do it."""
-        found = await self._found(request)
+        async with beside(sink.warm()):
+            found = await self._found(request)
         plan, differing, held = await self._planned(found, sink, hold=hold)
         assert held is not None, "it was asked for"
         return Ready(plan=plan, view=found.view, differing=differing, held=held)

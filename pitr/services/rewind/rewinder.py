@@ -16,7 +16,7 @@ from pitr.domain.rewind.columns import ColumnRules
 from pitr.domain.rewind.plan import RewindPlan, check_same, does, reason_of
 from pitr.domain.rewind.ports import Committing, RewindSink, Rewound, Says
 from pitr.domain.rewind.scope import CutWithTorn
-from pitr.domain.rewind.sight import OnConflict, Place, Sight
+from pitr.domain.rewind.sight import OnConflict, Sight
 from pitr.services.append import Appender
 from pitr.services.archive import Archive
 from pitr.services.lease import Leases
@@ -269,8 +269,9 @@ class Rewinder:
                     committing=self._committing(run),
                     folder=differing.folder if scope.scan else None,
                 )
+                captured = await captured_by(self._catalog, scope.log, seen[0].place)
                 appended, lanes, notes = await self._told(
-                    run, differing, rewound, seen[0].place, latest.seq_end
+                    run, differing, rewound, captured, latest.seq_end
                 )
             running.detail |= rewound_document(rewound) | told_document(lanes, appended)
         late = latest.seq_end - scope.now.seq_end
@@ -310,11 +311,7 @@ class Rewinder:
                     folder=ready.differing.folder if scope.scan else None,
                 )
                 appended, lanes, notes = await self._told(
-                    run,
-                    ready.differing,
-                    rewound,
-                    ready.held.sight.place,
-                    ready.view.state.seq_next,
+                    run, ready.differing, rewound, plan.seen["lanes"], ready.view.state.seq_next
                 )
             running.detail |= rewound_document(rewound) | told_document(lanes, appended)
         return RewindReport(
@@ -340,11 +337,15 @@ class Rewinder:
         return committing
 
     async def _told(
-        self, run: Run, differing: Differing, rewound: Rewound, place: Place, began: int
+        self,
+        run: Run,
+        differing: Differing,
+        rewound: Rewound,
+        captured: Mapping[str, str],
+        began: int,
     ) -> tuple[int, dict[str, str], list[str]]:
-        """Tell the log of it, where nobody else does."""
+        """Tell the log of it, where nobody else does: ``captured`` are the lanes that do."""
         scope = run.plan.scope
-        captured = await captured_by(self._catalog, scope.log, place)
         lanes = {work.collection: captured.get(work.collection) for work in differing.works}
         log = RewindLog(
             self._appender,

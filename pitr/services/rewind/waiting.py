@@ -13,7 +13,7 @@ from pitr.domain.rewind.ports import RewindSink
 from pitr.services.rewind.log import capturing
 
 LOOK_S: Final = 0.002
-LOOK_MAX_S: Final = 0.05
+LOOK_MAX_S: Final = 0.01
 NUDGE_S: Final = 2.0
 """How soon the catalog is looked at again, at first and later, and how often the database is
 written a message."""

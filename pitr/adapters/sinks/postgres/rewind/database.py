@@ -98,6 +98,12 @@ class PostgresRewind:
                 return None
         return kept
 
+    async def warm(self) -> None:
+        """Let the database read its catalogs; a new connection is slow at it."""
+        async with self._connected() as connection:
+            with translated():
+                await foreign_keys(connection, [])
+
     async def position(self) -> tuple[Place, int | None]:
         """Tell which database it is, and how far it is. See ``RewindSink.position``."""
         async with self._connected() as connection:
