@@ -20,7 +20,7 @@ from pitr.domain.errors import Unavailable
 SLICE_ROWS_MAX: Final = 1024
 """Rows that are turned at once; more fit the processor's caches worse and are slower."""
 
-SLICE_BYTES_MAX: Final = 8 * 1024 * 1024
+SLICE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bytes of keys and documents that are turned at once, unless one row alone has more."""
 
 _T = TypeVar("_T")
@@ -71,7 +71,7 @@ PREFETCHED = 8
 PUT_S = 0.1
 """How often a full queue looks whether anybody still takes."""
 
-AHEAD = 4
+AHEAD = 8
 """Items that a thread makes ahead of their consumer."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +114,7 @@ class _Run:
     coming: AsyncIterator[Lines]
     following: Lines | None
     rows_count: int = 0
-    keys: list[list[str]] = field(default_factory=list)
+    keys: list[Sequence[str]] = field(default_factory=list)
 
     async def copied(self) -> Lines | None:
         """Copy; return the lines that the next run begins with, None at the end."""

@@ -7,7 +7,8 @@ value by value through ``values.text_of``, which also knows what to say about it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ class Lines:
 
     columns: tuple[str, ...]
     body: bytes
-    keys: list[str]
+    keys: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class _Usual:
     """
 
     decode: Callable[[str], Any]
+    decode_all: Callable[[str], list[Any]]
     columns: tuple[Column, ...]
     nulls: tuple[str, ...]
     gone: tuple[str, ...]
@@ -55,6 +57,21 @@ class _Usual:
     def names(self) -> tuple[str, ...]:
         """The columns that are written."""
         return (*(column.name for column in self.columns), *self.nulls)
+
+    def decoded(self, documents: list[str]) -> tuple[list[tuple[Any, ...]], list[int]]:
+        """Decode by type, all at once if all fit it; the second list says which do not."""
+        as_tuple = msgspec.structs.astuple
+        with contextlib.suppress(msgspec.DecodeError):
+            found = self.decode_all(f"[{','.join(documents)}]")
+            if len(found) == len(documents):
+                return [as_tuple(row) for row in found], []
+        rows, odd = [], []
+        for index, document in enumerate(documents):
+            try:
+                rows.append(as_tuple(self.decode(document)))
+            except msgspec.DecodeError:
+                odd.append(index)
+        return rows, odd
 
     def body(self, rows: list[tuple[Any, ...]]) -> bytes | None:
         """Join the columns' texts to lines; None if a value needs a closer look."""
@@ -66,9 +83,9 @@ class _Usual:
             ]
         except Unfit:
             return None
-        lines = map("\t".join, zip(*columns, strict=True))
         end = f"\t{NULL}" * len(self.nulls) + "\n"
-        return "".join([f"{line}{end}" for line in lines]).encode()
+        lines = map("\t".join, zip(*columns, strict=True))
+        return (end.join(lines) + end).encode()
 
     def left_out(self, rows: list[tuple[Any, ...]]) -> set[str]:
         """Name those of ``gone`` that the documents have."""
@@ -78,6 +95,22 @@ class _Usual:
             for place, name in enumerate(self.gone, first)
             if any(row[place] is not ABSENT for row in rows)
         }
+
+
+class _Keys(Sequence[str]):
+    """The keys of rows; mostly nobody wants to know them."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._array[row].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._array.to_pylist())
 
 
 class RowEncoder:
@@ -103,20 +136,23 @@ class RowEncoder:
         Raises:
             InvalidRequest: A document does not fit; facts name collection, key, column and value.
         """
-        keys, documents = part.column("key").to_pylist(), part.column("after").to_pylist()
+        keys, documents = _Keys(part.column("key")), part.column("after").to_pylist()
         if not self._usual_made:
             self._make_usual(keys[0], documents)
         odd = list(range(len(keys)))
         if self._usual is not None:
-            rows, apart = _decoded(self._usual.decode, documents)
+            rows, apart = self._usual.decoded(documents)
             body = self._usual.body(rows) if rows else None
             if body is not None:
                 odd, left_out = apart, frozenset(apart)
-                usual = [key for index, key in enumerate(keys) if index not in left_out]
+                usual: Sequence[str] = keys
+                if left_out:
+                    usual = [key for index, key in enumerate(keys) if index not in left_out]
                 self.left_out |= self._usual.left_out(rows)
                 yield Lines(columns=self._usual.names, body=body, keys=usual)
         if odd:
-            yield from self._odd_lines([(keys[index], documents[index].encode()) for index in odd])
+            texts = list(keys)
+            yield from self._odd_lines([(texts[index], documents[index].encode()) for index in odd])
 
     def _odd_lines(self, rows: list[tuple[str, bytes]]) -> Iterator[Lines]:
         groups: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
@@ -211,6 +247,7 @@ class RowEncoder:
             return  # a column's name has a character that msgspec takes for no field
         self._usual = _Usual(
             decode=msgspec.json.Decoder(row).decode,
+            decode_all=msgspec.json.Decoder(list[row]).decode,  # type: ignore[valid-type]
             columns=columns,
             nulls=tuple(each.name for each in self._columns if _is_null(each, later)),
             gone=self._fit.gone,
@@ -230,23 +267,6 @@ class RowEncoder:
 
 def _is_null(column: Column, later: set[str]) -> bool:
     return column.name in later and not column.fills_itself
-
-
-def _decoded(
-    decode: Callable[[str], Any], documents: list[str]
-) -> tuple[list[tuple[Any, ...]], list[int]]:
-    """Decode by type; the second list says which documents do not fit it."""
-    as_tuple = msgspec.structs.astuple
-    try:
-        return [as_tuple(decode(document)) for document in documents], []
-    except msgspec.DecodeError:
-        rows, odd = [], []
-        for index, document in enumerate(documents):
-            try:
-                rows.append(as_tuple(decode(document)))
-            except msgspec.DecodeError:
-                odd.append(index)
-        return rows, odd
 
 
 def _key_members(key: str) -> dict[str, bytes]:
