@@ -11,7 +11,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pitr.faces.collector import set_collector
+from pitr.faces.interpreter import set_interpreter
 from scripts.benchmarks import (
     capture_kafka,
     capture_postgres,
@@ -46,7 +46,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     run, changes = BENCHES[given.name]
-    set_collector()  # as every command does
+    set_interpreter()  # as every command does
     options = {"huge": True} if given.huge else {}
     figures = uvloop.run(run(given.changes or changes, **options))
     if given.json:

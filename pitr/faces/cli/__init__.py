@@ -6,12 +6,12 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 from pitr.faces.cli.root import app
-from pitr.faces.collector import set_collector
+from pitr.faces.interpreter import set_interpreter
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
     """Run the command that the process was started with; never returns."""
-    set_collector()
+    set_interpreter()
     app()

@@ -7,7 +7,6 @@ value by value through ``values.text_of``, which also knows what to say about it
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -47,7 +46,6 @@ class _Usual:
     """
 
     decode: Callable[[str], Any]
-    decode_all: Callable[[str], list[Any]]
     columns: tuple[Column, ...]
     nulls: tuple[str, ...]
     gone: tuple[str, ...]
@@ -57,21 +55,6 @@ class _Usual:
     def names(self) -> tuple[str, ...]:
         """The columns that are written."""
         return (*(column.name for column in self.columns), *self.nulls)
-
-    def decoded(self, documents: list[str]) -> tuple[list[tuple[Any, ...]], list[int]]:
-        """Decode by type, all at once if all fit it; the second list says which do not."""
-        as_tuple = msgspec.structs.astuple
-        with contextlib.suppress(msgspec.DecodeError):
-            found = self.decode_all(f"[{','.join(documents)}]")
-            if len(found) == len(documents):
-                return [as_tuple(row) for row in found], []
-        rows, odd = [], []
-        for index, document in enumerate(documents):
-            try:
-                rows.append(as_tuple(self.decode(document)))
-            except msgspec.DecodeError:
-                odd.append(index)
-        return rows, odd
 
     def body(self, rows: list[tuple[Any, ...]]) -> bytes | None:
         """Join the columns' texts to lines; None if a value needs a closer look."""
@@ -141,7 +124,7 @@ class RowEncoder:
             self._make_usual(keys[0], documents)
         odd = list(range(len(keys)))
         if self._usual is not None:
-            rows, apart = self._usual.decoded(documents)
+            rows, apart = _decoded(self._usual.decode, documents)
             body = self._usual.body(rows) if rows else None
             if body is not None:
                 odd, left_out = apart, frozenset(apart)
@@ -247,7 +230,6 @@ class RowEncoder:
             return  # a column's name has a character that msgspec takes for no field
         self._usual = _Usual(
             decode=msgspec.json.Decoder(row).decode,
-            decode_all=msgspec.json.Decoder(list[row]).decode,  # type: ignore[valid-type]
             columns=columns,
             nulls=tuple(each.name for each in self._columns if _is_null(each, later)),
             gone=self._fit.gone,
@@ -267,6 +249,23 @@ class RowEncoder:
 
 def _is_null(column: Column, later: set[str]) -> bool:
     return column.name in later and not column.fills_itself
+
+
+def _decoded(
+    decode: Callable[[str], Any], documents: list[str]
+) -> tuple[list[tuple[Any, ...]], list[int]]:
+    """Decode by type; the second list says which documents do not fit it."""
+    as_tuple = msgspec.structs.astuple
+    try:
+        return [as_tuple(decode(document)) for document in documents], []
+    except msgspec.DecodeError:
+        rows, odd = [], []
+        for index, document in enumerate(documents):
+            try:
+                rows.append(as_tuple(decode(document)))
+            except msgspec.DecodeError:
+                odd.append(index)
+        return rows, odd
 
 
 def _key_members(key: str) -> dict[str, bytes]:
