@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import bisect
 import os
-import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pitr.domain.columnar import thrift
@@ -43,29 +44,27 @@ KEY = CHANGE_SCHEMA.get_field_index("key")
 class Pages:
     """The data pages of one column in one row group: first row of each, and where it is.
 
-    Places are decoded as they are asked for: there are thousands.
-
     Args:
         offset_index: As it is encoded.
-        known_rows: First rows by their encoding; pages of most columns begin with the same.
+        known_rows: First rows, by themselves; pages of most columns begin with the same.
 
     Raises:
         ValueError: The bytes are not an OffsetIndex.
     """
 
-    __slots__ = ("_locations", "rows_first")
+    __slots__ = ("_offsets", "_sizes", "rows_first")
 
     def __init__(self, offset_index: bytes, known_rows: dict[bytes, list[int]]) -> None:
-        self._locations = _locations(offset_index)
-        encoded = b"".join([row for _, _, row in self._locations])
-        if encoded not in known_rows:
-            known_rows[encoded] = [thrift.integer(row) for _, _, row in self._locations]
-        self.rows_first = known_rows[encoded]
+        offsets, sizes, rows_first = _locations(offset_index)
+        self._offsets, self._sizes = memoryview(offsets), memoryview(sizes)
+        same = rows_first.tobytes()
+        if same not in known_rows:
+            known_rows[same] = rows_first.tolist()
+        self.rows_first = known_rows[same]
 
     def place(self, page: int) -> tuple[int, int]:
         """Return (offset, length) of a page in the file, bytes."""
-        offset, length, _ = self._locations[page]
-        return thrift.integer(offset), thrift.integer(length)
+        return self._offsets[page], self._sizes[page]
 
     def covering(self, rows: range) -> range:
         """Return the pages that hold ``rows``."""
@@ -229,24 +228,23 @@ def read_at(file: int, offset: int, length: int) -> bytes:
     return body
 
 
-def _locations(offset_index: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    """Return offset, size and first row of each page, as they are encoded.
+def _locations(offset_index: bytes) -> npt.NDArray[np.int64]:
+    """Return offsets, sizes and first rows of all pages.
 
-    There are thousands and few are asked for: an expression takes them apart all at once.
+    There are thousands, so they are decoded all at once: a location is seven varints, which are
+    the values of its fields, the header of each, and the end.
     """
     reader = thrift.Reader(offset_index)
     count = reader.list_header(field=1, kind=thrift.STRUCT)
-    found: list[tuple[bytes, bytes, bytes]] = _LOCATION.findall(offset_index, reader.place)[:count]
-    one_after_the_other = _LOCATIONS.match(offset_index, reader.place)
-    length = sum(4 + len(one) + len(two) + len(three) for one, two, three in found)
-    if len(found) != count or not one_after_the_other or len(one_after_the_other[0]) != length:
+    found = thrift.varints(offset_index, reader.place, 7 * count).reshape(count, 7).T
+    if (found[::2] != _LOCATION_HEADERS).any():
         raise ValueError("not an OffsetIndex")
-    return found
+    values = found[1::2]
+    return np.ascontiguousarray((values >> 1) ^ -(values & 1))
 
 
-_VARINT = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
-_LOCATION = re.compile(rb"\x16(%b)\x15(%b)\x16(%b)\0" % ((_VARINT,) * 3))
-_LOCATIONS = re.compile(rb"(?:\x16%b\x15%b\x16%b\0)*" % ((_VARINT,) * 3))
+_LOCATION_HEADERS = np.array([[0x16], [0x15], [0x16], [0]])
+"""The headers of an i64, an i32 and an i64 that follow each other, and the end of a struct."""
 
 
 def _footer_bytes(path: Path) -> bytes:

@@ -136,7 +136,7 @@ def dictionary_of(file: int, group: RowGroup, column: int) -> list[bytes]:
 
 _VARINT: Final = rb"([\x80-\xff]{0,9}[\x00-\x7f])"
 _HEADER: Final = re.compile(
-    rb"\x15.\x15%b\x15%b\x15%b[\x1c\x3c]\x15%b\x15%b" % ((_VARINT,) * 5), re.DOTALL
+    rb"\x15.\x15%b\x15%b\x15%b[\x1c\x3c]\x15%b\x15([\x00-\x7f])" % ((_VARINT,) * 4), re.DOTALL
 )
 """Sizes plain and packed, checksum, and of a data or dictionary page rows and encoding."""
 
@@ -151,14 +151,15 @@ def page_at(file: int, offset: int, length: int) -> Page:
     header = _HEADER.match(read)
     if header is None:
         raise ValueError("the header of a page")
-    size, packed_size, checksum, count, encoding = map(thrift.integer, header.groups())
+    *integers, encoding = header.groups()
+    size, packed_size, checksum, count = map(thrift.integer, integers)
     packed = memoryview(read)[length - packed_size :]
     if zlib.crc32(packed) != checksum & 0xFFFFFFFF:
         raise ValueError("the checksum of a page")
     body = _context.zstd.decompress(packed, max_output_size=size)
     if len(body) != size:
         raise ValueError("the length of a page")
-    return Page(body, count, encoding)
+    return Page(body, count, encoding[0] >> 1)
 
 
 class _Context(threading.local):

@@ -6,7 +6,6 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,7 +30,6 @@ class _Search:
     The page ascends if it is of one collection; ``are_objects`` if its keys begin with a brace.
     """
 
-    group: RowGroup
     collection: bytes
     page: int
     keys: list[bytes]
@@ -51,24 +49,12 @@ def picked(
         DataLoss: The file is damaged where it was read.
     """
     numbers = [CHANGE_SCHEMA.get_field_index(name) for name in columns]
+    sought = {
+        name.encode(): sorted(key.encode() for key in wanted) for name, wanted in keys.items()
+    }
     with opened(path) as file:
-        searches = _searches(file, footers.footer(path).groups, keys)
-        found = [(search, _found(file, search)) for search in searches]
-        waiting = iter(found)  # that a thread takes the next one of needs no other lock
-
-        def work() -> list[PickedRow]:
-            return [row for search, rows in waiting for row in _rows(file, search, rows, numbers)]
-
-        if len(found) < MANY_SEARCHES:
-            return work()
-        with ThreadPoolExecutor(1, thread_name_prefix="picks") as beside:
-            later = beside.submit(work)
-            return work() + later.result()
-
-
-MANY_SEARCHES: Final = 6
-"""Pages of keys from which on two threads read the values: most of that is to decompress, which
-needs no lock of the interpreter. To search keys takes it again and again, so one thread does."""
+        groups = footers.footer(path).groups
+        return [row for group in groups for row in _picked(file, group, sought, numbers)]
 
 
 class Picks:
@@ -113,17 +99,13 @@ def _size(row: PickedRow) -> int:
 # Where the rows are -----------------------------------------------------------------------------
 
 
-def _searches(file: int, groups: Sequence[RowGroup], keys: Keys) -> Iterator[_Search]:
-    sought = {
-        name.encode(): sorted(key.encode() for key in wanted) for name, wanted in keys.items()
-    }
-    for group in groups:
-        least, most = group.chunks[COLLECTION].bounds
-        least_key, most_key = group.chunks[KEY].bounds
-        for name, wanted in sought.items():
-            inside = wanted[bisect_left(wanted, least_key) : bisect_right(wanted, most_key)]
-            if inside and least <= name <= most:
-                yield from _searches_of(file, group, name, inside)
+def _searches(file: int, group: RowGroup, keys: Mapping[bytes, list[bytes]]) -> Iterator[_Search]:
+    least, most = group.chunks[COLLECTION].bounds
+    least_key, most_key = group.chunks[KEY].bounds
+    for name, wanted in keys.items():
+        inside = wanted[bisect_left(wanted, least_key) : bisect_right(wanted, most_key)]
+        if inside and least <= name <= most:
+            yield from _searches_of(file, group, name, inside)
 
 
 def _searches_of(file: int, group: RowGroup, name: bytes, keys: list[bytes]) -> Iterator[_Search]:
@@ -131,7 +113,7 @@ def _searches_of(file: int, group: RowGroup, name: bytes, keys: list[bytes]) -> 
     count = len(group.pages(file, KEY).rows_first)
     bounds = group.page_bounds(file, KEY)
     if bounds is None:
-        yield from (_Search(group, name, page, keys, False, False) for page in range(count))
+        yield from (_Search(name, page, keys, False, False) for page in range(count))
         return
     for run, is_alone in _ascending(count, name, *_collections_of(file, group)):
         found: dict[int, list[bytes]] = {}
@@ -142,7 +124,7 @@ def _searches_of(file: int, group: RowGroup, name: bytes, keys: list[bytes]) -> 
                 page += 1
         for page, sought in found.items():
             are_objects = bounds.least[page][:1] == bounds.most[page][:1] == b"{"
-            yield _Search(group, name, page, sought, is_alone, are_objects)
+            yield _Search(name, page, sought, is_alone, are_objects)
 
 
 def _collections_of(file: int, group: RowGroup) -> tuple[bool, PageBounds | None]:
@@ -173,22 +155,9 @@ def _ascending(
         first = max(end, first + 1)
 
 
-# What they have ---------------------------------------------------------------------------------
-
-
-def _rows(
-    file: int, search: _Search, found: Sequence[tuple[int, bytes]], columns: Sequence[int]
-) -> Iterator[PickedRow]:
-    """Return the rows that a search has found, with what they have in some columns."""
-    rows = [row for row, _ in found]
-    picks = [_values(file, search.group, column, rows) for column in columns]
-    for (_, key), *values_ in zip(found, *picks, strict=True):
-        yield search.collection.decode(), key.decode(), tuple(values_)
-
-
-def _found(file: int, search: _Search) -> list[tuple[int, bytes]]:
+def _found(file: int, group: RowGroup, search: _Search) -> list[tuple[int, bytes]]:
     """Return the rows of a group that a search finds, and their keys, in order."""
-    group, pages = search.group, search.group.pages(file, KEY)
+    pages = group.pages(file, KEY)
     first, page = pages.rows_first[search.page], page_at(file, *pages.place(search.page))
     if page.encoding != values.PLAIN:
         raise ValueError(f"keys in encoding {page.encoding}")
@@ -199,6 +168,24 @@ def _found(file: int, search: _Search) -> list[tuple[int, bytes]]:
         return found
     names = _values(file, group, COLLECTION, [row for row, _ in found])
     return [each for each, name in zip(found, names, strict=True) if name == search.collection]
+
+
+# What they have ---------------------------------------------------------------------------------
+
+
+def _picked(
+    file: int, group: RowGroup, keys: Mapping[bytes, list[bytes]], columns: Sequence[int]
+) -> Iterator[PickedRow]:
+    """Return the rows of a group that have a wanted key, with what they have in some columns."""
+    found = sorted(
+        (row, search.collection.decode(), key.decode())
+        for search in _searches(file, group, keys)
+        for row, key in _found(file, group, search)
+    )
+    rows = [row for row, _, _ in found]
+    picks = [_values(file, group, column, rows) for column in columns]
+    for (_, collection, key), *values_ in zip(found, *picks, strict=True):
+        yield collection, key, tuple(values_)
 
 
 def _values(file: int, group: RowGroup, column: int, rows: Sequence[int]) -> list[Any]:

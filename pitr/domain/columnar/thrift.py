@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 LIST: Final = 9
 STRUCT: Final = 12
 
@@ -120,6 +123,33 @@ class Reader:
                 self.place += 1 if kind == 3 else 8
                 return None
         raise ValueError(f"not a Thrift type that Parquet uses: {kind}")
+
+
+VARINT_BYTES_MAX: Final = 9
+"""Of the varints that are decoded many at once: they have 63 bits."""
+
+
+def varints(body: bytes, place: int, count: int) -> npt.NDArray[np.int64]:
+    """Decode that many unsigned integers that stand one after the other, all at once.
+
+    Raises:
+        ValueError: There are fewer, or one is too long.
+    """
+    octets = np.frombuffer(body, np.uint8, offset=place)
+    ends = np.flatnonzero(octets < 0x80)[:count]
+    if len(ends) < count:
+        raise ValueError("integers end too early")
+    starts = np.zeros(count, np.int64)
+    starts[1:] = ends[:-1] + 1
+    found = (octets[starts] & 0x7F).astype(np.int64)
+    following = 1
+    while len(longer := np.flatnonzero(ends - starts >= following)):
+        if following == VARINT_BYTES_MAX:
+            raise ValueError("an integer is too long")
+        part = octets[starts[longer] + following] & 0x7F
+        found[longer] |= part.astype(np.int64) << 7 * following
+        following += 1
+    return found
 
 
 def integer(encoded: bytes) -> int:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from pitr.domain.change import Change, Op
 from pitr.domain.columnar import encoding, few
-from pitr.domain.columnar import picked as few_picked
 from pitr.domain.columnar.changed import Between, Changed, changed_rows
 from pitr.domain.columnar.encoding import FAST, Packing
 from pitr.domain.columnar.footers import FooterCache
@@ -140,7 +139,6 @@ def test_picked_rows_are_those_with_a_wanted_key(data: st.DataObject) -> None:
         patch.setattr(encoding, "PAGE_ROWS_MIN", 1)
         patch.setattr(encoding, "SMALL_PAGE_BATCH_ROWS", 1)
         patch.setattr(encoding, "ROW_GROUP_ROWS_MAX", data.draw(st.sampled_from([30, 1000])))
-        patch.setattr(few_picked, "MANY_SEARCHES", data.draw(st.sampled_from([2, 100])))
         file = segment_file(path, changes, packing=packing)
         found = picked(file, wanted, ["seq", "after", "tx", "op"], footers=FooterCache())
     assert sorted(found) == sorted(
