@@ -8,6 +8,7 @@ import asyncpg
 
 from pitr.adapters.sinks.postgres.tables import Table, TableName, quoted
 from pitr.domain.pgoutput.sequence_log import SampledSequence
+from pitr.domain.pgoutput.sql import literal
 
 _SEQUENCES = """
 SELECT DISTINCT n.nspname AS schema, c.relname AS name, t.oid::bigint AS table, a.attname AS column,
@@ -140,11 +141,11 @@ def _samples_of(
 async def _move_to(
     connection: asyncpg.Connection, row: asyncpg.Record, sample: SampledSequence
 ) -> None:
-    sequence, literal = _named(row)
+    sequence, regclass = _named(row)
     past = ">" if row["ascends"] else "<"
     await connection.execute(
-        f"SELECT setval({literal}, $1, $2) FROM {sequence} AS now, pg_sequence AS s"
-        f" WHERE s.seqrelid = {literal} AND $1 BETWEEN s.seqmin AND s.seqmax"
+        f"SELECT setval({regclass}, $1, $2) FROM {sequence} AS now, pg_sequence AS s"
+        f" WHERE s.seqrelid = {regclass} AND $1 BETWEEN s.seqmin AND s.seqmax"
         f" AND ($1 {past} now.last_value OR $1 = now.last_value AND $2 AND NOT now.is_called)",
         sample.last_value,
         sample.is_called,
@@ -154,19 +155,19 @@ async def _move_to(
 async def _move_past_rows(
     connection: asyncpg.Connection, row: asyncpg.Record, table: TableName
 ) -> None:
-    sequence, literal = _named(row)
+    sequence, regclass = _named(row)
     furthest, past = ("max", ">=") if row["ascends"] else ("min", "<=")
     await connection.execute(
-        f"SELECT setval({literal}, reached.value)"
+        f"SELECT setval({regclass}, reached.value)"
         f" FROM (SELECT {furthest}({quoted(row['column'])})::bigint AS value FROM {table.quoted})"
         f" AS reached, {sequence} AS now, pg_sequence AS s"
-        f" WHERE s.seqrelid = {literal}"
+        f" WHERE s.seqrelid = {regclass}"
         f" AND reached.value BETWEEN s.seqmin AND s.seqmax"
         f" AND reached.value {past} now.last_value"
     )
 
 
 def _named(row: asyncpg.Record) -> tuple[str, str]:
-    """A sequence as it stands in SQL, and as a literal."""
+    """A sequence as it stands in SQL, and as a constant."""
     sequence = TableName(row["schema"], row["name"]).quoted
-    return sequence, "'" + sequence.replace("'", "''") + "'::regclass"
+    return sequence, f"{literal(sequence)}::regclass"

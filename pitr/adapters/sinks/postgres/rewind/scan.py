@@ -29,6 +29,7 @@ from pitr.adapters.sinks.postgres.tables import quoted
 from pitr.domain.columnar.difference import CollectionDifference
 from pitr.domain.columnar.scanned import FOUND_SCHEMA
 from pitr.domain.errors import Conflict
+from pitr.domain.pgoutput.sql import literal
 from pitr.domain.rewind.sight import UNKNOWN_SHOWN, ScanSight
 
 STATE: Final = "state"
@@ -121,7 +122,7 @@ class ScanStage(Stage):
     def _written_key(self) -> str:
         """A row's key as the log would write it; the log knows nothing of the row."""
         parts = [
-            f"{_text(orjson.dumps(name).decode() + ':')} || to_json(t.{quoted(name)})::text"
+            f"{literal(orjson.dumps(name).decode() + ':')} || to_json(t.{quoted(name)})::text"
             for name in sorted(self.table.work.key)
         ]
         return "'{' || " + " || ',' || ".join(parts) + " || '}'"
@@ -182,7 +183,3 @@ class ScanStage(Stage):
                 ]
                 writer.write_batch(pa.record_batch(arrays, schema=FOUND_SCHEMA))
         return path
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -23,6 +23,7 @@ from pitr.adapters.sinks.postgres.rewind.tables import RewindTable
 from pitr.adapters.sinks.postgres.rows import Lines, RowEncoder
 from pitr.adapters.sinks.postgres.tables import Table, TableName, quoted
 from pitr.domain.errors import Conflict, PitrError
+from pitr.domain.pgoutput.sql import literal
 from pitr.domain.rewind.sight import RowConflict, Written
 
 EXPECTED: Final = "expected"
@@ -288,7 +289,7 @@ class Stage:
         """Return the first conflicts by key; with the rows as they are, if that is asked for."""
         table, key = self.table, self.table.key_column
         differing = ", ".join(
-            f"CASE WHEN NOT ({self._equals_expected(name)}) THEN {_text(name)} END"
+            f"CASE WHEN NOT ({self._equals_expected(name)}) THEN {literal(name)} END"
             for name in table.columns.expected
         )
         columns = ", ".join(f"l.{quoted(name)}" for name in table.plain)
@@ -387,10 +388,6 @@ def _prefixed(lines: Lines) -> Iterator[bytes]:
 
 def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"')
-
-
-def _text(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"
 
 
 def _aliases(table: RewindTable) -> str:
