@@ -29,6 +29,7 @@ async def run(changes: int) -> dict[str, Any]:
             url = await bench.database(f"restored{number}")
             bench.psql(url, _TABLE)
             plan = await bench.app.restorer.plan(RestoreRequest(log=LOG, target="latest"))
+            bench.psql(url, "CHECKPOINT")
             with bench.watch.step("restore"):
                 report = await bench.app.restorer.restore(plan, sink_for(url))
             assert report.row_count == rows
@@ -36,6 +37,7 @@ async def run(changes: int) -> dict[str, Any]:
             bench.psql(url, f"\\copy (TABLE shop.orders) TO '{export}' (FORMAT csv)")
             other = await bench.database(f"copied{number}")
             bench.psql(other, _TABLE)
+            bench.psql(other, "CHECKPOINT")
             with bench.watch.step("copy"):
                 bench.psql(other, f"\\copy shop.orders FROM '{export}' (FORMAT csv)")
             copied.append(bench.watch.seconds["copy"])

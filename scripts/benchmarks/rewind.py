@@ -155,7 +155,7 @@ async def _restores(source_db: Database, app: App, rows: int) -> list[float]:
 
 
 async def _empty(source_db: Database) -> str:
-    """A database on the same server, with the table and no rows."""
+    """A database on the same server, with the table and no rows; nothing is left to be written."""
     await source_db.run("DROP DATABASE IF EXISTS restored WITH (FORCE)")
     await source_db.run("CREATE DATABASE restored")
     url = urlsplit(source_db.url)._replace(path="/restored").geturl()
@@ -164,6 +164,7 @@ async def _empty(source_db: Database) -> str:
         await connection.execute(TABLES)
     finally:
         await connection.close()
+    await source_db.run("CHECKPOINT")
     return url
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pitr.domain.change import Change, Op
-from pitr.domain.columnar.footers import FooterCache
+from pitr.domain.columnar.footers import FooterCache, RowGroup
 from pitr.domain.columnar.pages import column_values, opened, rows_of
 from pitr.domain.columnar.rows import DOCUMENT_COLUMNS, changes_of
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
@@ -61,9 +60,25 @@ def _file_changes(path: Path, footers: FooterCache, collection: str, key: str) -
     with opened(path) as file:
         for group in groups:
             for rows in rows_of(file, group, **searched):
-                columns = [column_values(file, group, at, rows) for at in _OTHER_COLUMNS]
-                for row in zip(*columns, strict=True):
-                    yield _change(collection, key, row)
+                yield from changes_at(file, group, rows, collection=collection, key=key)
+
+
+def changes_at(
+    file: int, group: RowGroup, rows: range, *, collection: str, key: str
+) -> Iterator[Change]:
+    """Decode the changes in some rows of a group, all of one row of the app.
+
+    Raises:
+        ValueError: A page is damaged; also IndexError, struct.error.
+    """
+    columns = [column_values(file, group, at, rows) for at in _OTHER_COLUMNS]
+    for values in zip(*columns, strict=True):
+        row = dict(zip(_NAMES, values, strict=True))
+        for name in _TEXTS:
+            if row[name] is not None:
+                row[name] = row[name].decode()
+        row["op"] = Op(row["op"])
+        yield Change(collection=collection, key=key, **row)
 
 
 _OTHER_COLUMNS = [
@@ -75,12 +90,3 @@ _TEXTS = [
     for name in _NAMES
     if CHANGE_SCHEMA.field(name).type == pa.string() and name not in DOCUMENT_COLUMNS
 ]
-
-
-def _change(collection: str, key: str, values: Sequence[Any]) -> Change:
-    row = dict(zip(_NAMES, values, strict=True))
-    for name in _TEXTS:
-        if row[name] is not None:
-            row[name] = row[name].decode()
-    row["op"] = Op(row["op"])
-    return Change(collection=collection, key=key, **row)

@@ -14,18 +14,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pitr.domain.change import Change, Op
+from pitr.domain.change import Change
 from pitr.domain.columnar import scan
 from pitr.domain.columnar.engine import translated
-from pitr.domain.columnar.footers import FooterCache, RowGroup
+from pitr.domain.columnar.footers import COLLECTION, KEY, FooterCache, RowGroup
+from pitr.domain.columnar.lookup import changes_at
 from pitr.domain.columnar.pages import column_values, opened
-from pitr.domain.columnar.rows import DOCUMENT_COLUMNS, changes_of
+from pitr.domain.columnar.rows import changes_of
 from pitr.domain.columnar.schema import CHANGE_SCHEMA
 
 PAGES_MAX: Final = 8
@@ -214,15 +215,11 @@ def _best_in_tail(tail: pa.Table | None, order: _Order) -> tuple[Rank | None, Ch
 
 
 def _change(path: Path, group: RowGroup, row: int) -> Change:
+    one = range(row, row + 1)
     with opened(path) as file:
-        found: dict[str, Any] = {
-            name: column_values(file, group, column, range(row, row + 1))[0]
-            for column, name in enumerate(CHANGE_SCHEMA.names)
-        }
-    for name, value in found.items():
-        if isinstance(value, bytes) and name not in DOCUMENT_COLUMNS:
-            found[name] = value.decode()
-    return Change(**found | {"op": Op(found["op"])})
+        [collection], [key] = (column_values(file, group, at, one) for at in (COLLECTION, KEY))
+        [found] = changes_at(file, group, one, collection=collection.decode(), key=key.decode())
+    return found
 
 
 _INT64: Final = struct.Struct("<q")
