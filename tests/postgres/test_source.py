@@ -8,10 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import asyncpg
 import psycopg
 import pytest
 
 from pitr.adapters.postgres import schemas
+from pitr.adapters.postgres.connection import Pool
 from pitr.adapters.postgres.source import SourceDatabase, opened
 from pitr.domain.errors import InvalidRequest, NotFound, Unavailable
 from pitr.domain.pgoutput.messages import RawColumn, RawRelation
@@ -41,6 +43,27 @@ async def schema_of(db: SourceDatabase, name: str) -> TableSchema:
 
 
 # The server --------------------------------------------------------------------------------------
+
+
+async def test_in_a_deadlock_with_the_app_it_is_pitr_that_gives_way(every_source_db: str) -> None:
+    """The app begins to wait first, so it would be the one whose statement is cancelled."""
+    execute(every_source_db, "CREATE TABLE one ()", "CREATE TABLE two ()")
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'one'::regclass)"
+    app = await asyncpg.connect(every_source_db)
+    pool = await Pool.open(every_source_db)
+    try:
+        with pytest.raises(Unavailable, match="lock"):
+            async with pool.transaction() as ours:
+                await ours.execute("LOCK TABLE public.one IN ACCESS SHARE MODE")
+                await app.execute("BEGIN; LOCK TABLE two")
+                waiting = asyncio.create_task(app.execute("LOCK TABLE one"))
+                while not fetch(every_source_db, waits)[0][0]:
+                    await asyncio.sleep(0.01)
+                await ours.execute("LOCK TABLE public.two IN ACCESS SHARE MODE")
+        await waiting
+    finally:
+        await app.close()
+        await pool.close()
 
 
 async def test_facts_are_what_the_server_says(

@@ -20,8 +20,11 @@ CONNECTIONS_MAX: Final = 4
 CONNECT_TIMEOUT_S: Final = 15
 ACQUIRE_TIMEOUT_S: Final = 30
 COMMAND_TIMEOUT_S: Final = 120
-LOCK_TIMEOUT: Final = "2s"
-"""Longest wait for a lock on a table of the app: whoever waits makes others wait."""
+LOCK_TIMEOUT: Final = "800ms"
+"""Longest wait for a lock on a table of the app: whoever waits makes others wait.
+
+Less than PostgreSQL's usual ``deadlock_timeout``, so that in a deadlock with the app (a TRUNCATE of
+many tables) it is pitr that gives way."""
 
 APPLICATION: Final = "pitr"
 

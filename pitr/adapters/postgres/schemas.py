@@ -28,7 +28,7 @@ from pitr.domain.pgoutput.source import Schemas
 Parts = dict[str, list[Any]]
 """What belongs to one table, by the field of its document."""
 
-LOCK_WAIT_MS: Final = 2_000
+LOCK_WAIT_MS: Final = 800
 
 READS_MAX: Final = 6
 """How often documents are read until two readings agree."""
