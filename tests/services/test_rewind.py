@@ -644,6 +644,31 @@ async def test_in_one_go_nobody_writes_between_the_plan_and_its_end(shop: AppDat
     assert own["detail"]["xid"] and {each["outcome"] for each in found} == {"done", "failed"}
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_an_app_that_wants_a_table_that_is_locked_goes_on(
+    shop: AppDatabase, at_once: bool
+) -> None:
+    """It holds another one that the rewind waits for: in the deadlock it is the rewind that gives
+    way, also if it has waited for longer than PostgreSQL takes to look for one."""
+    [(target, before)] = shop.moments
+    await shop.step("UPDATE orders SET price = 3")
+    shop.at_once = at_once
+    async with shop.sql.transaction():
+        await shop.sql.execute("LOCK TABLE lines IN ROW EXCLUSIVE MODE")
+        rewinding = asyncio.create_task(shop.rewind(target))
+        await _waiting(shop)
+        await asyncio.sleep(1.2)
+        await shop.sql.execute("LOCK TABLE customers, orders IN ROW EXCLUSIVE MODE")
+    await rewinding
+    assert await shop.rows() == before
+
+
+async def _waiting(shop: AppDatabase) -> None:
+    query = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+    while not await shop.sql.fetchval(query):
+        await asyncio.sleep(0.01)
+
+
 def _armed(sink: PostgresRewind, killer: Killer, left: int, *, after: bool = False) -> Any:
     """The sink, whose connection alone is ended."""
 

@@ -19,7 +19,7 @@ from pitr.adapters.sinks.postgres.lasting import lasting_xid
 from pitr.adapters.sinks.postgres.rewind.tables import names_of
 from pitr.adapters.sinks.postgres.rewind.work import Ground, RewindWork, place_of
 from pitr.adapters.sinks.postgres.sink import LOCK_TIMEOUT_S
-from pitr.adapters.sinks.postgres.tables import existing
+from pitr.adapters.sinks.postgres.tables import TableName, existing
 from pitr.domain.errors import InvalidRequest, PitrError, Unavailable
 from pitr.domain.pgoutput.model import lsn_of
 from pitr.domain.pgoutput.schema import TableSchema
@@ -30,6 +30,12 @@ from pitr.domain.rewind.sight import REFERENCES_SHOWN, OnConflict, Place, Sight
 OUTCOME_ATTEMPTS: Final = 20
 OUTCOME_PAUSE_S: Final = 0.5
 """How often, and how long after each other, a database is asked whether it has committed."""
+
+GIVE_WAY_S: Final = 0.8
+"""Longest wait for a lock before all are let go of, and asked for anew.
+
+Less than PostgreSQL's usual ``deadlock_timeout``: the app may hold one of the tables and wait for
+another, and it is not the app's transaction that is to be cancelled for that."""
 
 ROLLBACK_S: Final = 5
 """How long to wait for a transaction that failed to end; after that the connection is cut."""
@@ -144,7 +150,7 @@ class PostgresRewind:
             with translated():
                 transaction = await self._begun(connection)
                 try:
-                    ground = await _locked(connection, self._url, tables)
+                    ground = await self.locked(connection, tables)
                 except InvalidRequest:  # that may be one of which no row differs
                     ground = None
                 if ground is not None:
@@ -168,7 +174,7 @@ class PostgresRewind:
         async with self._connected() as connection:
             with translated():
                 transaction = await self._begun(connection)
-                ground = await _locked(connection, self._url, _schemas(works))
+                ground = await self.locked(connection, _schemas(works))
                 work = RewindWork.on(ground, connection, self._url, works, rules)
                 if not work.scans:
                     check(work.sight())
@@ -187,6 +193,19 @@ class PostgresRewind:
         await pin_settings(connection, lock_timeout_s=self._lock_timeout_s)
         await exclude_others(connection)
         return transaction
+
+    async def locked(self, connection: asyncpg.Connection, tables: Mapping[str, Schemas]) -> Ground:
+        """Keep other writers out of every table that matters, and describe it; readers go on.
+
+        Raises:
+            InvalidRequest: A collection cannot be a table; or one is a view, or the like.
+        """
+        found = await existing(connection, names_of(tables).values())
+        keys = await foreign_keys(connection, [table.oid for table in found.values()])
+        names = {*found, *(key.child for key in keys), *(key.parent for key in keys)}
+        if names:
+            await _lock(connection, sorted(names), self._lock_timeout_s)
+        return await Ground.described(connection, self._url, tables)
 
     async def outcome(self, xid: str) -> str | None:
         """Tell what became of a transaction. See ``RewindSink.outcome``."""
@@ -251,7 +270,7 @@ class _Locked:
         with translated():
             ground = self.ground
             if ground is None:
-                ground = await _locked(self.connection, self.url, _schemas(works))
+                ground = await self.sink.locked(self.connection, _schemas(works))
                 await ground.quieten(self.connection)
             work = RewindWork.on(ground, self.connection, self.url, works, rules)
             await work.stage()
@@ -325,16 +344,25 @@ def _schemas(works: Sequence[Work]) -> dict[str, Schemas]:
     return {work.collection: work.schemas for work in works}
 
 
-async def _locked(
-    connection: asyncpg.Connection, url: str, tables: Mapping[str, Schemas]
-) -> Ground:
-    """Keep other writers out of every table that matters, and describe it; readers go on.
+async def _lock(
+    connection: asyncpg.Connection, names: Sequence[TableName], timeout_s: float
+) -> None:
+    """Lock all of the tables, or none: one that is not free lets others have the rest meanwhile."""
+    listed = ", ".join(name.quoted for name in names)
+    clock = asyncio.get_running_loop()
+    end = clock.time() + timeout_s
+    while True:
+        try:
+            async with connection.transaction():
+                await _wait_for_locks(connection, min(GIVE_WAY_S, timeout_s))
+                await connection.execute(f"LOCK TABLE {listed} IN SHARE ROW EXCLUSIVE MODE")
+                await _wait_for_locks(connection, timeout_s)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if clock.time() >= end:
+                raise
+        else:
+            return
 
-    Raises:
-        InvalidRequest: A collection cannot be a table; or one is a view, or the like.
-    """
-    found = await existing(connection, names_of(tables).values())
-    keys = await foreign_keys(connection, [table.oid for table in found.values()])
-    for name in sorted({*found, *(key.child for key in keys), *(key.parent for key in keys)}):
-        await connection.execute(f"LOCK TABLE {name.quoted} IN SHARE ROW EXCLUSIVE MODE")
-    return await Ground.described(connection, url, tables)
+
+async def _wait_for_locks(connection: asyncpg.Connection, seconds: float) -> None:
+    await connection.execute(f"SET LOCAL lock_timeout = {round(1_000 * seconds)}")
