@@ -280,7 +280,7 @@ class Teller:
             report = await self.rewinding.rewinder.apply(plan, self.rewinding.sink)
         except (Conflict, InvalidRequest) as error:
             assert await self._picture() == now
-            self._check_refusal(error, then, now, back.rules)
+            self._check_refusal(error, then, now, back.rules, unseen)
             return
         await self._check(then, now, await self._picture(), back.rules, unseen)
         self.counts["done"] += 1
@@ -292,13 +292,19 @@ class Teller:
         assert await self._picture() == now, "the undo"
 
     def _check_refusal(
-        self, error: Conflict | InvalidRequest, then: Picture, now: Picture, rules: ColumnRules
+        self,
+        error: Conflict | InvalidRequest,
+        then: Picture,
+        now: Picture,
+        rules: ColumnRules,
+        unseen: frozenset[str],
     ) -> None:
         assert self.altered, error
         if "one side only" in str(error):
             self.counts["one side"] += 1
             gone = any(then.columns[t].keys() - now.columns[t].keys() for t in TABLES)
             came = any(now.columns[t].keys() - then.columns[t].keys() for t in TABLES)
+            gone, came = gone or bool(unseen), came or bool(unseen)
             assert (gone and rules.gone == "refuse") or (came and rules.added == "refuse"), error
         elif "gap" in str(error):
             self.counts["gap"] += 1
